@@ -1,0 +1,44 @@
+"""A folder of photos with a CSV of labels, explained with a pretrained MobileNetV2.
+
+    python launch.py --config experiments/folder.py --workdir runs/folder \
+        --config.data.options.root=PHOTOS \
+        --config.network.weights=mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5
+
+The folder is laid out as in `minmax_jax/data/folder.py`; every path below is an option. Weights are
+those of the Keras applications.
+"""
+
+from minmax_jax.config import default_config, select_variant
+
+
+def get_config(variant=None):
+    config = default_config()
+    config.title = "A folder of photos, MobileNetV2"
+    config.network.name = "mobilenet_v2"
+
+    config.data.source = "csv"
+    config.data.options.root = "."
+    config.data.options.train_csv = "train.csv"
+    config.data.options.validation_csv = "val.csv"
+    config.data.options.images = "images"
+    config.data.options.masks = "masks"  # "" if there are none
+    config.data.options.classes = "classes.txt"  # "" for the labels that the CSV files name
+    config.data.options.on_error = "raise"
+    config.augment.horizontal_flip = True
+
+    config.train.batch_size = 16
+    config.train.stages = [{"epochs": 30, "learning_rate": 0.1, "unfrozen": 0.0}]
+    config.train.frozen_statistics = True
+
+    config.evaluate.batch_size = 16
+    # The regularised kernel starts at about W / c, so its head learns at ten times the rate.
+    config.variants = {
+        "plain": {},
+        "regularised": {
+            "network": {"head": "kur"},
+            "train": {"stages": [{"learning_rate": 1.0}]},
+        },
+    }
+    select_variant(config, variant)
+    config.lock()
+    return config

@@ -1,0 +1,24 @@
+"""Handwritten digits on photographs: the whole of the paper on a bare machine, in minutes.
+
+    python launch.py --config experiments/scenes.py --workdir runs/scenes
+"""
+
+from minmax_jax.config import default_config, select_variant
+
+
+def get_config(variant=None):
+    config = default_config()
+    config.title = "Scenes: handwritten digits on photographs"
+    config.network.name = "scenes_resnet"
+    config.data.source = "scenes"
+    config.data.options.seed = 0
+    config.data.train.size = 6000
+    config.data.validation.size = 500
+    config.train.batch_size = 64
+    # No pretrained weights: everything is trained at once, in one stage.
+    config.train.stages = [{"epochs": 12, "learning_rate": 0.1, "unfrozen": 1.0}]
+    config.train.plateau_patience = 2
+    config.variants = {"plain": {}, "regularised": {"network": {"head": "kur", "alpha": 10.0}}}
+    select_variant(config, variant)
+    config.lock()
+    return config

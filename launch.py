@@ -1,0 +1,68 @@
+"""Runs an experiment: trains its variants, explains, scores, reports.
+
+    python launch.py --config experiments/scenes.py --workdir runs/scenes
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from minmax_jax.run import STAGES, run
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="FILE[:VARIANT] of the experiment.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the results; a rerun goes on there.")
+CHOSEN = flags.DEFINE_list("stages", list(STAGES), f"Which of {', '.join(STAGES)}.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        run(CONFIG.value, WORKDIR.value, stages=CHOSEN.value)
+    except (ValueError, FloatingPointError, OSError) as error:
+        sys.exit(f"error: {last_line(error)}")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; what it asks for and does not exist ends in one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError) as error:
+        sys.exit(f"error: {last_line(error)}")
+    except (AttributeError, LookupError, TypeError) as error:
+        sys.exit(f"error: {unknown_field(argv) or last_line(error)}")
+
+
+def last_line(error: Exception) -> str:
+    """A config file's own error comes with its traceback, whose last line tells."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def unknown_field(argv: Sequence[str]) -> str | None:
+    """The first `--config.FIELD` that the config does not have, with the fields that it has."""
+    lines = "\n".join(argv)
+    file, _, variant = re.search(r"^--?config[=\n](.+)$", lines, re.MULTILINE)[1].partition(":")
+    config = runpy.run_path(file)["get_config"](*filter(None, [variant]))
+    for path in re.findall(r"^--?config\.([^=\n]+)", lines, re.MULTILINE):
+        node = config
+        for part in re.findall(r"[^.\[\]]+", path):
+            is_list = isinstance(node, list | tuple)
+            valid = [str(i) for i in range(len(node))] if is_list else list(node)
+            if part not in valid:
+                return f"the config has no field {path!r}; fields there: {', '.join(valid)}"
+            node = node[int(part)] if is_list else node[part]
+    return None
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

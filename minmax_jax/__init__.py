@@ -1,0 +1,24 @@
+"""Class activation maps for multi-label images: where did the network see this label?
+
+    network = minmax_jax.create_network("mobilenet_v2", num_labels=21, head="kur")
+    maps, logits = minmax_jax.explain(network, variables, images, method="d_minmax_cam")
+
+Images are float32 `(b H W 3)`, preprocessed; maps `(b c h w)`, one for every label; logits `(b c)`.
+"""
+
+from minmax_jax.cams.maps import normalize_maps, resize_maps
+from minmax_jax.evaluate import evaluate
+from minmax_jax.explain import METHODS, explain, make_explain_fn
+from minmax_jax.models import NETWORKS, Network, create_network
+
+__all__ = [
+    "METHODS",
+    "NETWORKS",
+    "Network",
+    "create_network",
+    "evaluate",
+    "explain",
+    "make_explain_fn",
+    "normalize_maps",
+    "resize_maps",
+]

@@ -1,0 +1,150 @@
+"""The fields of an experiment's config, their defaults, and its variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def default_config() -> ConfigDict:
+    """A config with every field; an experiment overrides what it wants and locks it.
+
+    `variants` maps a name to the fields in which that variant differs; entries of a list are
+    matched by position.
+    """
+    config = ConfigDict()
+    config.title = "Class activation maps for multi-label images"
+    config.seed = 0
+
+    config.network = ConfigDict()
+    config.network.name = "scenes_resnet"  # minmax_jax.models.NETWORKS
+    config.network.head = "dense"  # minmax_jax.models.HEADS
+    config.network.alpha = 1.0  # factor of the regularised kernel
+    config.network.dropout = 0.0  # before the head
+    config.network.weights = ""  # file of pretrained weights; "" starts from scratch
+
+    config.data = ConfigDict()
+    config.data.source = "scenes"  # minmax_jax.data.SOURCES
+    config.data.options = ConfigDict()  # of the source, for every split
+    config.data.train = ConfigDict()  # more of them, for the training split
+    config.data.validation = ConfigDict()  # and for the validation split
+    config.data.image_size = 0  # pixels; 0 is the network's own
+    config.data.resize = "crop"  # or "letterbox"
+
+    config.augment = ConfigDict()  # minmax_jax.data.Augment
+    config.augment.horizontal_flip = False
+    config.augment.vertical_flip = False
+    config.augment.contrast = False
+    config.augment.saturation = False
+
+    config.train = ConfigDict()  # minmax_jax.train.fit
+    config.train.batch_size = 32
+    config.train.stages = [
+        ConfigDict({"epochs": 30, "learning_rate": 0.1, "unfrozen": 0.0}),
+        ConfigDict({"epochs": 80, "learning_rate": 0.01, "unfrozen": 0.6}),
+    ]
+    config.train.momentum = 0.9
+    config.train.weight_decay = 0.0
+    config.train.plateau_patience = 3
+    config.train.plateau_factor = 0.5
+    config.train.early_stop = 20
+    config.train.frozen_statistics = False
+
+    config.evaluate = ConfigDict()  # minmax_jax.evaluate and its Switches
+    config.evaluate.methods = (
+        "cam",
+        "grad_cam",
+        "grad_cam_plus_plus",
+        "score_cam",
+        "minmax_cam",
+        "d_minmax_cam",
+        "minmax_grad_cam",
+        "d_minmax_grad_cam",
+    )
+    config.evaluate.batch_size = 32
+    config.evaluate.pair_chunk = 64
+    config.evaluate.mask_chunk = 64
+    config.evaluate.present = "detected"
+    config.evaluate.fill = "zero"
+    config.evaluate.others = "zero"
+    config.evaluate.f1 = "per_label"
+    config.evaluate.normalize_at = "activation"
+    config.evaluate.threshold = 0.15
+    config.evaluate.iou = "pooled"
+
+    config.report = ConfigDict()
+    config.report.photos = 8  # in the gallery
+
+    config.variants = ConfigDict({"default": {}})
+    return config
+
+
+def select_variant(config: ConfigDict, name: str | None) -> ConfigDict:
+    """Keeps one of the variants, as in `--config FILE:VARIANT`; all of them without a name.
+
+    Raises:
+      ValueError: for an unknown variant, listing the valid ones.
+    """
+    if name is None:
+        return config
+    if name not in config.variants:
+        raise ValueError(f"unknown variant {name!r}; variants: {', '.join(config.variants)}")
+    config.variants = ConfigDict({name: config.variants[name]})
+    return config
+
+
+def resolve_variant(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of one variant: the shared fields with the variant's own in their place.
+
+    Raises:
+      ValueError: if the variant names a field that the config does not have.
+    """
+    base = config.to_dict()
+    overrides = base.pop("variants")[name]
+    return ConfigDict(_override(base, overrides, f"variants.{name}"))
+
+
+def _override(base: Any, overrides: Any, path: str) -> Any:
+    if isinstance(base, Mapping) and isinstance(overrides, Mapping):
+        # The options of a source are its own; everything else is listed in `default_config`.
+        unknown = sorted(set(overrides) - set(base))
+        if unknown and not path.split(".", 2)[-1].startswith("data."):
+            raise ValueError(f"{path}: unknown field {unknown[0]!r}; fields: {', '.join(base)}")
+        return {
+            key: _override(base[key], overrides[key], f"{path}.{key}")
+            if key in base and key in overrides
+            else (overrides[key] if key in overrides else base[key])
+            for key in dict.fromkeys([*base, *overrides])
+        }
+    if isinstance(base, list | tuple) and base and isinstance(base[0], Mapping):
+        if len(overrides) > len(base):
+            raise ValueError(f"{path}: {len(overrides)} entries for a list of {len(base)}")
+        return [
+            _override(entry, overrides[i], f"{path}[{i}]") if i < len(overrides) else entry
+            for i, entry in enumerate(base)
+        ]
+    return overrides
+
+
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """Fields in which two nests of dicts and lists differ, `field: FIRST, SECOND` each."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        absent = object()
+        found = []
+        for key in dict.fromkeys([*first, *second]):
+            inner = f"{path}.{key}" if path else str(key)
+            values = first.get(key, absent), second.get(key, absent)
+            if absent in values:
+                found.append(f"{inner}: only in one of them")
+            else:
+                found += differences(*values, inner)
+        return found
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return [
+            row
+            for i, pair in enumerate(zip(first, second, strict=True))
+            for row in differences(*pair, f"{path}[{i}]")
+        ]
+    return [] if first == second else [f"{path}: {first!r}, {second!r}"]

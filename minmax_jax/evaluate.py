@@ -1,0 +1,366 @@
+"""Many methods, all metrics, one sweep over the data; goes on where it was stopped.
+
+Of each batch, all maps are made first (methods share forward passes). The pairs (image, present
+label) of all methods then go through the network in chunks of one size, seen through their maps
+and through the maps' complements, so one program of one shape serves the whole sweep. Sums are
+kept per method and label, in float64 on the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from minmax_jax import files, parallel
+from minmax_jax.cams import maps as map_ops
+from minmax_jax.explain import METHODS, group_methods, make_explain_fn
+from minmax_jax.metrics import localization, masking, sums
+from minmax_jax.models.network import Network, Variables
+from minmax_jax.perturb import make_fill
+from minmax_jax.predict import fill_up
+
+PRESENT = ("detected", "annotated")
+NORMALIZE_AT = ("activation", "input")
+
+
+@dataclasses.dataclass(frozen=True)
+class Switches:
+    """Choices that the papers leave open; the defaults reproduce the published tables.
+
+    Attributes:
+      present: labels whose maps are scored: "detected" (probability above 0.5) or "annotated".
+      fill: what masked pixels become: "zero" (0 after preprocessing), "blur" (the image, blurred)
+        or a colour (`perturb.make_fill`).
+      others: images without other labels in the metrics "of others": "zero" or "skip"
+        (`metrics.masking.pair_scores`).
+      f1: "per_label" or "averages" (`metrics.masking.result`).
+      normalize_at: resolution of the min-max normalisation: "activation" or "input".
+      threshold: of the normalised map, for the IoU.
+      iou: "pooled" or "per_image" (`metrics.localization.result`).
+
+    Raises:
+      ValueError: for a value that is not among these.
+    """
+
+    present: str = "detected"
+    fill: str = "zero"
+    others: str = "zero"
+    f1: str = "per_label"
+    normalize_at: str = "activation"
+    threshold: float = 0.15
+    iou: str = "pooled"
+
+    def __post_init__(self):
+        choices = {
+            "present": PRESENT,
+            "others": masking.OTHERS,
+            "f1": masking.F1_MODES,
+            "normalize_at": NORMALIZE_AT,
+            "iou": localization.IOU_MODES,
+        }
+        for field, valid in choices.items():
+            if getattr(self, field) not in valid:
+                raise ValueError(
+                    f"{field} must be one of {', '.join(valid)}, not {getattr(self, field)!r}"
+                )
+        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold must be in [0, 1), not {self.threshold!r}")
+
+
+def evaluate(
+    network: Network,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    label_names: Sequence[str] | None = None,
+    pair_chunk: int = 64,
+    mask_chunk: int = 64,
+    mesh: jax.sharding.Mesh | None = None,
+    state_path: str | os.PathLike | None = None,
+    save_seconds: float = 30.0,
+    progress: bool = True,
+    **switches: Any,
+) -> dict[str, Any]:
+    """Scores methods over a data set.
+
+    Args:
+      network, variables: as in `explain`.
+      batches: dicts with `image (b H W 3)` preprocessed, and optionally `labels (b c)` bool (needed
+        for `present="annotated"`) and `mask (b H W)` integers (0 background, 1 + label index, 255
+        void). All of one shape, but for a smaller last one. An object with `from_batch(start)`
+        skips what a former run has done without making it.
+      methods: names in `METHODS`.
+      label_names: one a label; by default their indices.
+      pair_chunk: pairs in one masked forward pass, which sees two images a pair.
+      mask_chunk: masked images in one forward pass of Score-CAM.
+      mesh: devices over which the passes are split (`parallel.make_mesh`); batch size, `mask_chunk`
+        and `2 pair_chunk` must then be multiples of their number.
+      state_path: file in which the sums are kept every `save_seconds`; a repeated call goes on from
+        it, with the same results. It is ignored if it belongs to other variables, methods or
+        switches.
+      progress: whether to show a progress bar.
+      **switches: fields of `Switches`.
+
+    Returns:
+      `{"label_names", "settings", "methods": {name: {"pairs": [per label], "per_label": {metric:
+      [value or None]}, "macro": {metric}, "micro": {metric}, "seconds"}}}`: fractions, None where
+      nothing defines a score. Metrics of masks stand there if the batches have masks, of
+      `localized_pairs` per label. `seconds` is the method's share of the time: that of making its
+      maps (methods made in one pass share it evenly) and its masked passes.
+
+    Raises:
+      ValueError: for unknown methods and switches, batches of the wrong form, and logits that are
+        not finite.
+    """
+    unknown = set(switches) - {field.name for field in dataclasses.fields(Switches)}
+    if unknown:
+        raise ValueError(
+            f"unknown switch {', '.join(sorted(unknown))}; switches: "
+            + ", ".join(field.name for field in dataclasses.fields(Switches))
+        )
+    switches = Switches(**switches)
+    methods = tuple(dict.fromkeys(methods))
+    sweep = _Sweep(network, variables, methods, switches, pair_chunk, mask_chunk, mesh)
+    path = None if state_path is None else pathlib.Path(state_path)
+    fingerprint = "" if path is None else _fingerprint(variables, methods, switches)
+    state = _load(path, fingerprint) or _State()
+    saved_at = time.monotonic()
+    rest = _skip(batches, state.batches)
+    total = len(batches) if hasattr(batches, "__len__") else None
+    with tqdm(
+        rest, total=total, initial=state.batches, desc="evaluate", unit="batch",
+        disable=not progress,
+    ) as bar:
+        for batch in bar:
+            sweep.add(state, batch)
+            bar.set_postfix(images=state.images, pairs=int(state.num_pairs))
+            if path is not None and time.monotonic() - saved_at >= save_seconds:
+                _save(path, fingerprint, state)
+                saved_at = time.monotonic()
+    return _result(state, methods, switches, label_names)
+
+
+@dataclasses.dataclass
+class _State:
+    """What a sweep has counted so far.
+
+    Attributes:
+      batches, images: how many are done.
+      num_pairs: pairs of one method.
+      sums: `{metric: Sums}` of float64 `(methods * c,)`; None before the first batch.
+      seconds: `{method: seconds}`.
+    """
+
+    batches: int = 0
+    images: int = 0
+    num_pairs: int = 0
+    sums: dict[str, sums.Sums] | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class _Sweep:
+    """Adds batches to a `_State`; holds what stays the same from batch to batch."""
+
+    def __init__(self, network, variables, methods, switches, pair_chunk, mask_chunk, mesh):
+        self.variables = variables
+        self.methods = methods
+        self.switches = switches
+        self.pair_chunk = pair_chunk
+        self.explain_fns = {
+            group: make_explain_fn(network, group, mask_chunk=mask_chunk, mesh=mesh)
+            for group in group_methods(methods)
+        }
+        self.score_fn = _score_fn(network, switches, mesh)
+        self.batch_size = None
+
+    def add(self, state: _State, batch: Mapping[str, np.ndarray]) -> None:
+        images, present, segmentations, valid = self._arrays(batch, state.batches)
+        maps, logits = {}, None
+        for group, explain_fn in self.explain_fns.items():
+            start = time.monotonic()
+            group_maps, logits = jax.block_until_ready(
+                explain_fn(self.variables, images, present, valid)
+            )
+            maps |= group_maps
+            self._spend(state, group, time.monotonic() - start)
+        logits = np.asarray(logits)
+        if not np.isfinite(logits[valid]).all():
+            raise ValueError(f"the network's logits are not finite in batch {state.batches}")
+        present = np.asarray(logits > 0 if present is None else present) & valid[:, None]
+
+        start = time.monotonic()
+        batch_sums = self._score(images, maps, logits, present, segmentations)
+        state.sums = batch_sums if state.sums is None else sums.merge(state.sums, batch_sums)
+        self._spend(state, self.methods, time.monotonic() - start)
+        state.batches += 1
+        state.images += int(valid.sum())
+        state.num_pairs += int(present.sum())
+
+    def _arrays(self, batch, index):
+        """The batch filled up to the size of the first one, and which of its rows are real."""
+        images = batch["image"]
+        number = len(images)
+        self.batch_size = self.batch_size or number
+        if number > self.batch_size:
+            raise ValueError(f"batch {index} has {number} images, the first had {self.batch_size}")
+
+        present = None
+        if self.switches.present == "annotated":
+            if "labels" not in batch:
+                raise ValueError(f'present="annotated" needs labels, and batch {index} has none')
+            present = fill_up(np.asarray(batch["labels"], bool), self.batch_size)
+        segmentations = fill_up(batch["mask"], self.batch_size) if "mask" in batch else None
+        valid = np.arange(self.batch_size) < number
+        return fill_up(images, self.batch_size), present, segmentations, valid
+
+    def _score(self, images, maps, logits, present, segmentations):
+        """Sums over the pairs of one batch, all methods, in chunks."""
+        num_labels = logits.shape[1]
+        pairs = np.argwhere(present)
+        index = np.concatenate(
+            [np.insert(pairs, 0, number, axis=1) for number in range(len(self.methods))]
+        ).astype(np.int32)
+        names = masking.METRICS + (() if segmentations is None else localization.SUMS)
+        totals = sums.zero(names, len(self.methods) * num_labels)
+        stacked = jnp.stack([maps[name] for name in self.methods])
+        for start in range(0, len(index), self.pair_chunk):
+            chunk = index[start : start + self.pair_chunk]
+            valid = np.arange(self.pair_chunk) < len(chunk)
+            chunk = np.pad(chunk, ((0, self.pair_chunk - len(chunk)), (0, 0)))
+            totals = self.score_fn(
+                totals, self.variables, images, stacked, logits, present, segmentations, chunk,
+                valid,
+            )
+        return jax.tree.map(lambda x: np.asarray(x, np.float64), totals)
+
+    def _spend(self, state, methods, seconds):
+        for name in methods:
+            state.seconds[name] = state.seconds.get(name, 0.0) + seconds / len(methods)
+
+
+@functools.lru_cache(maxsize=64)
+def _score_fn(network: Network, switches: Switches, mesh: jax.sharding.Mesh | None):
+    """The jitted step that scores one chunk of pairs and adds it to the sums."""
+    make_filling = make_fill(switches.fill, network.preprocess)
+    pair_scores = functools.partial(masking.pair_scores, others=switches.others)
+    locate = functools.partial(localization.pair_scores, threshold=switches.threshold)
+
+    def score(totals, variables, images, maps, logits, present, segmentations, index, valid):
+        method, image, label = index.T
+        masks = maps[method, image, label]
+        if switches.normalize_at == "activation":
+            masks = map_ops.normalize_maps(masks)
+        masks = map_ops.resize_maps(masks, images.shape[1:3])
+        if switches.normalize_at == "input":
+            masks = map_ops.normalize_maps(masks)
+        shown, filling = images[image], make_filling(images)[image]
+        seen = jnp.concatenate([masks, 1 - masks])[..., None]
+        masked = seen * jnp.concatenate([shown, shown]) + (1 - seen) * jnp.concatenate(
+            [filling, filling]
+        )
+        masked_logits, _ = network.apply(variables, parallel.split(mesh, masked))
+        kept, dropped = jnp.split(jax.nn.sigmoid(masked_logits), 2)
+        scores = jax.vmap(pair_scores)(
+            jax.nn.sigmoid(logits)[image], kept, dropped, label, present[image]
+        )
+        if segmentations is not None:
+            scores |= jax.vmap(locate)(masks, segmentations[image], label)
+        return sums.add(totals, scores, method * logits.shape[1] + label, valid)
+
+    return jax.jit(score)
+
+
+def _result(state, methods, switches, label_names):
+    settings = dataclasses.asdict(switches) | {"images": state.images}
+    if state.sums is None:
+        raise ValueError("there is nothing to evaluate: no batch was given")
+    num_labels = len(next(iter(state.sums.values())).total) // len(methods)
+    if label_names is None:
+        label_names = [str(index) for index in range(num_labels)]
+    if len(label_names) != num_labels:
+        raise ValueError(f"{len(label_names)} label names for {num_labels} labels")
+    results = {}
+    for number, name in enumerate(methods):
+        rows = slice(number * num_labels, (number + 1) * num_labels)
+        own = jax.tree.map(lambda x, rows=rows: x[rows], state.sums)
+        scores = masking.result(own, f1=switches.f1)
+        # Pairs are counted by the one metric that every pair defines.
+        result = {"pairs": own["average_drop"].count.astype(int).tolist()}
+        if "iou" in own:
+            found = localization.result(own, iou=switches.iou)
+            scores = {part: scores[part] | found[part] for part in scores}
+            result["localized_pairs"] = own["iou"].count.astype(int).tolist()
+        result["per_label"] = {
+            metric: [_or_none(value) for value in values]
+            for metric, values in scores["per_label"].items()
+        }
+        for part in ("macro", "micro"):
+            result[part] = {metric: _or_none(value) for metric, value in scores[part].items()}
+        results[name] = result | {"seconds": state.seconds[name]}
+    return {"label_names": list(label_names), "settings": settings, "methods": results}
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _skip(batches, start):
+    if hasattr(batches, "from_batch"):
+        return batches.from_batch(start)
+    return itertools.islice(batches, start, None)
+
+
+def _fingerprint(variables, methods, switches) -> str:
+    """Tells whether a saved state belongs to this sweep."""
+    digest = hashlib.sha256(json.dumps([methods, dataclasses.asdict(switches)]).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _save(path: pathlib.Path, fingerprint: str, state: _State) -> None:
+    header = {
+        "fingerprint": fingerprint,
+        "batches": state.batches,
+        "images": state.images,
+        "num_pairs": state.num_pairs,
+        "seconds": state.seconds,
+    }
+    arrays = {
+        f"{name}/{field}": getattr(value, field)
+        for name, value in state.sums.items()
+        for field in value._fields
+    }
+    files.write_atomically(
+        path, lambda file: np.savez(file, header=np.array(json.dumps(header)), **arrays)
+    )
+
+
+def _load(path: pathlib.Path | None, fingerprint: str) -> _State | None:
+    if path is None or not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as saved:
+        header = json.loads(str(saved["header"]))
+        if header.pop("fingerprint") != fingerprint:
+            return None
+        names = dict.fromkeys(key.split("/")[0] for key in saved.files if "/" in key)
+        totals = {
+            name: sums.Sums(*(saved[f"{name}/{field}"] for field in sums.Sums._fields))
+            for name in names
+        }
+    return _State(sums=totals, **header)

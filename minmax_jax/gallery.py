@@ -1,0 +1,95 @@
+"""Maps of a few photos, for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from minmax_jax import data
+from minmax_jax.cams.maps import normalize_maps
+from minmax_jax.explain import group_methods, make_explain_fn
+from minmax_jax.models.network import Network, Variables
+from minmax_jax.predict import fill_up, sigmoid
+
+
+def choose_photos(batches: data.Batches, number: int) -> dict[str, np.ndarray]:
+    """The first examples with two or more labels, each set of labels once.
+
+    Where there are too few of them, others fill up, in their order.
+
+    Args:
+      batches: of raw uint8 images; read only as far as needed.
+      number: of photos wanted.
+
+    Returns:
+      `image` uint8 `(n H W 3)`, `labels` bool `(n c)` and, if the data has masks, `mask`
+      `(n H W)`; `n` is smaller than `number` where there are fewer examples.
+    """
+    chosen, spare, seen = [], [], set()
+    for batch in batches:
+        for index in range(len(batch["image"])):
+            example = {name: values[index] for name, values in batch.items()}
+            key = example["labels"].tobytes()
+            if example["labels"].sum() >= 2 and key not in seen:
+                seen.add(key)
+                chosen.append(example)
+            elif len(spare) < number:
+                spare.append(example)
+        if len(chosen) >= number:
+            break
+    chosen = (chosen + spare)[:number]
+    stacked = {name: np.stack([example[name] for example in chosen]) for name in chosen[0]}
+    return stacked | {"image": stacked["image"].astype(np.uint8)}
+
+
+def make_gallery(
+    network: Network,
+    variables: Variables,
+    photos: Mapping[str, np.ndarray],
+    *,
+    methods: Sequence[str],
+    batch_size: int,
+    mask_chunk: int,
+    present: str = "detected",
+) -> dict[str, np.ndarray]:
+    """Explains photos by all methods.
+
+    Args:
+      network, variables: as in `explain`; the network needs `preprocess`.
+      photos: as `choose_photos` gives them.
+      methods, batch_size, mask_chunk, present: as in `evaluate`, whose programs are used again.
+
+    Returns:
+      Arrays by name: `images` uint8 `(n H W 3)`, `masks` uint8 `(n H W)` if there are any, `labels`
+      and `present` bool `(n c)` (annotated and explained), `probabilities` float32 `(n c)`, and
+      for each method `maps/METHOD` float32 `(n c h w)`, normalised.
+    """
+    images = np.asarray(network.preprocess(photos["image"]), np.float32)
+    parts = []
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        number = len(images[rows])
+        annotated = fill_up(photos["labels"][rows], batch_size)
+        maps, logits = {}, None
+        for group in group_methods(methods):
+            explain_fn = make_explain_fn(network, group, mask_chunk=mask_chunk)
+            group_maps, logits = explain_fn(
+                variables,
+                fill_up(images[rows], batch_size),
+                annotated if present == "annotated" else None,
+                np.arange(batch_size) < number,
+            )
+            maps |= group_maps
+        parts.append(
+            {f"maps/{name}": np.asarray(normalize_maps(maps[name]))[:number] for name in methods}
+            | {"probabilities": sigmoid(logits)[:number].astype(np.float32)}
+        )
+    gallery = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    gallery["images"] = photos["image"]
+    gallery["labels"] = photos["labels"]
+    if "mask" in photos:
+        gallery["masks"] = photos["mask"]
+    detected = gallery["probabilities"] > 0.5
+    gallery["present"] = photos["labels"] if present == "annotated" else detected
+    return gallery

@@ -1,0 +1,228 @@
+"""The stages of an experiment in their order, each skipped when its result is already whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from minmax_jax import data, files
+from minmax_jax.config import differences, resolve_variant
+from minmax_jax.data import images as images_lib
+from minmax_jax.evaluate import Switches, evaluate
+from minmax_jax.explain import group_methods, make_explain_fn
+from minmax_jax.gallery import choose_photos, make_gallery
+from minmax_jax.metrics.classification import classification_scores
+from minmax_jax.models import Network, create_network
+from minmax_jax.predict import predict, sigmoid
+load_keras_h5 = None
+from minmax_jax.report import page, tables
+from minmax_jax.train import Stage, fit, restore_best
+
+STAGES = ("train", "evaluate", "report")
+_TRAINING = (
+    "momentum",
+    "weight_decay",
+    "plateau_patience",
+    "plateau_factor",
+    "early_stop",
+    "frozen_statistics",
+)
+_SWITCHES = tuple(field.name for field in dataclasses.fields(Switches))
+
+
+def run(
+    config: ConfigDict, workdir: str | os.PathLike, *, stages: Sequence[str] = STAGES
+) -> pathlib.Path:
+    """Runs the stages of every variant of an experiment.
+
+    Args:
+      config: as `config.default_config` makes it.
+      workdir: folder of the results; a repeated call goes on where the last one stopped. It belongs
+        to one config.
+      stages: of `STAGES`, in any order.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: for unknown names in the config, a workdir of another config (naming the fields
+        that differ), and a stage whose input is not there yet.
+    """
+    unknown = set(stages) - set(STAGES)
+    if unknown or not stages:
+        raise ValueError(f"unknown stages {sorted(unknown)}; stages: {', '.join(STAGES)}")
+    workdir = pathlib.Path(workdir)
+    # Everything is named and built before anything is written or computed.
+    experiments = [
+        _Experiment(resolve_variant(config, name), name, workdir / name)
+        for name in config.variants
+    ]
+    _claim(workdir, config)
+    if "train" in stages:
+        for experiment in experiments:
+            experiment.train()
+    if "evaluate" in stages:
+        for experiment in experiments:
+            experiment.evaluate()
+    if "report" in stages:
+        _report(workdir, [experiment.name for experiment in experiments], config.title)
+    return workdir
+
+
+def _claim(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Writes `config.json`, or compares with the one that is there."""
+    wanted = json.loads(json.dumps(config.to_dict()))
+    path = workdir / "config.json"
+    if not path.exists():
+        files.write_json(path, wanted)
+        return
+    found = differences(files.read_json(path), wanted)
+    if found:
+        raise ValueError(
+            f"{workdir} was made by another config; choose another --workdir. Fields that differ "
+            f"(there, here): {'; '.join(found)}"
+        )
+
+
+class _Experiment:
+    """One variant: its network, its data, its folder."""
+
+    def __init__(self, config: ConfigDict, name: str, folder: pathlib.Path):
+        self.config, self.name, self.folder = config, name, folder
+        self.train_source = self._source("train")
+        self.validation_source = self._source("validation")
+        self.label_names = self.validation_source.label_names
+        if self.train_source.label_names != self.label_names:
+            raise ValueError("training and validation data have different labels")
+        network = config.network
+        self.network = create_network(
+            network.name,
+            num_labels=len(self.label_names),
+            head=network.head,
+            alpha=network.alpha,
+            dropout=network.dropout,
+        )
+        self.stages = [Stage(**stage) for stage in config.train.stages]
+        self.augment = data.Augment(**config.augment)
+        self.switches = {field: config.evaluate[field] for field in _SWITCHES}
+        Switches(**self.switches)
+        for group in group_methods(config.evaluate.methods):
+            make_explain_fn(self.network, group, mask_chunk=config.evaluate.mask_chunk)
+        images_lib.check_resize(config.data.resize)
+
+    def _source(self, split: str) -> data.Source:
+        options = self.config.data
+        return data.create_source(
+            options.source, split, **{**options.options, **options[split]}
+        )
+
+    def _batches(self, source, batch_size, preprocess=None, **options) -> data.Batches:
+        return data.batches(
+            source,
+            batch_size=batch_size,
+            image_size=self.config.data.image_size or self.network.image_size,
+            preprocess=preprocess or self.network.preprocess,
+            resize=self.config.data.resize,
+            **options,
+        )
+
+    def train(self) -> None:
+        if (self.folder / "classification.json").exists():
+            print(f"{self.name}: trained already")
+            return
+        print(f"{self.name}: training", flush=True)
+        config = self.config.train
+        validation = self._batches(self.validation_source, self.config.evaluate.batch_size)
+        augments = any(self.config.augment.values())
+        variables, history = fit(
+            self.network,
+            self._initial_variables(),
+            lambda epoch: self._batches(
+                self.train_source,
+                config.batch_size,
+                seed=self.config.seed,
+                epoch=epoch,
+                augment=self.augment if augments else None,
+                drop_remainder=True,
+            ),
+            validation,
+            stages=self.stages,
+            directory=self.folder,
+            seed=self.config.seed,
+            **{field: config[field] for field in _TRAINING},
+        )
+        logits, labels = predict(self.network, variables, validation)
+        scores = classification_scores(sigmoid(logits), labels)
+        files.write_json(self.folder / "history.json", {"epochs": history})
+        files.write_json(
+            self.folder / "classification.json",
+            scores | {"label_names": list(self.label_names)},
+        )
+
+    def _initial_variables(self) -> Any:
+        variables = self.network.init(jax.random.key(self.config.seed))
+        if self.config.network.weights:
+            variables, notes = load_keras_h5(self.config.network.weights, variables)
+            for note in notes:
+                print(f"{self.config.network.weights}: {note}")
+        return variables
+
+    def evaluate(self) -> None:
+        results, gallery = self.folder / "evaluation.json", self.folder / "gallery.npz"
+        if results.exists() and gallery.exists():
+            print(f"{self.name}: evaluated already")
+            return
+        if not (self.folder / "classification.json").exists():
+            raise ValueError(f"{self.folder} holds no trained network: run the train stage first")
+        print(f"{self.name}: evaluating", flush=True)
+        config = self.config.evaluate
+        variables = restore_best(self.folder, self.network)
+        shared = {"methods": config.methods, "mask_chunk": config.mask_chunk}
+        if not gallery.exists():
+            raw = self._batches(
+                self.validation_source, config.batch_size, preprocess=lambda images: images
+            )
+            arrays = make_gallery(
+                self.network,
+                variables,
+                choose_photos(raw, self.config.report.photos),
+                batch_size=config.batch_size,
+                present=config.present,
+                **shared,
+            )
+            files.write_atomically(gallery, lambda file: np.savez_compressed(file, **arrays))
+        state = self.folder / "evaluation_state.npz"
+        evaluation = evaluate(
+            self.network,
+            variables,
+            self._batches(self.validation_source, config.batch_size),
+            label_names=self.label_names,
+            pair_chunk=config.pair_chunk,
+            state_path=state,
+            **shared,
+            **self.switches,
+        )
+        evaluation["settings"]["images_skipped"] = len(self.validation_source.skipped)
+        files.write_json(results, evaluation)
+        state.unlink(missing_ok=True)
+
+
+def _report(workdir: pathlib.Path, variants: list[str], title: str) -> None:
+    path = page.write_report(workdir, variants, title=title)
+    read = functools.partial(_read_results, workdir, variants)
+    for table in tables.summary_tables(read("classification"), read("evaluation")):
+        print(tables.render_text(table), end="\n\n")
+    print(f"report: {path}")
+
+
+def _read_results(workdir, variants, name) -> dict[str, Any]:
+    return {variant: files.read_json(workdir / variant / f"{name}.json") for variant in variants}
