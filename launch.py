@@ -1,6 +1,6 @@
 """Runs an experiment: trains its variants, explains, scores, reports.
 
-    python launch.py --config experiments/scenes.py --workdir runs/scenes
+python launch.py --config experiments/scenes.py --workdir runs/scenes
 """
 
 from __future__ import annotations

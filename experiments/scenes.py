@@ -1,6 +1,6 @@
 """Handwritten digits on photographs: the whole of the paper on a bare machine, in minutes.
 
-    python launch.py --config experiments/scenes.py --workdir runs/scenes
+python launch.py --config experiments/scenes.py --workdir runs/scenes
 """
 
 from minmax_jax.config import default_config, select_variant

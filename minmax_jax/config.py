@@ -66,6 +66,7 @@ def default_config() -> ConfigDict:
     config.evaluate.batch_size = 32
     config.evaluate.pair_chunk = 64
     config.evaluate.mask_chunk = 64
+    config.evaluate.save_seconds = 30.0  # between saves of what a killed run goes on from
     config.evaluate.present = "detected"
     config.evaluate.fill = "zero"
     config.evaluate.others = "zero"

@@ -78,6 +78,7 @@ class Switches:
                 )
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be in [0, 1), not {self.threshold!r}")
+        make_fill(self.fill, None)  # raises
 
 
 def evaluate(
@@ -111,7 +112,7 @@ def evaluate(
         and `2 pair_chunk` must then be multiples of their number.
       state_path: file in which the sums are kept every `save_seconds`; a repeated call goes on from
         it, with the same results. It is ignored if it belongs to other variables, methods or
-        switches.
+        switches, or to another number of batches.
       progress: whether to show a progress bar.
       **switches: fields of `Switches`.
 
@@ -123,8 +124,8 @@ def evaluate(
       maps (methods made in one pass share it evenly) and its masked passes.
 
     Raises:
-      ValueError: for unknown methods and switches, batches of the wrong form, and logits that are
-        not finite.
+      ValueError: for unknown methods and switches, batches of the wrong form, another number of
+        label names, and logits or scores that are not finite.
     """
     unknown = set(switches) - {field.name for field in dataclasses.fields(Switches)}
     if unknown:
@@ -134,19 +135,26 @@ def evaluate(
         )
     switches = Switches(**switches)
     methods = tuple(dict.fromkeys(methods))
+    if pair_chunk < 1:
+        raise ValueError(f"pair_chunk must be at least 1, not {pair_chunk}")
     sweep = _Sweep(network, variables, methods, switches, pair_chunk, mask_chunk, mesh)
     path = None if state_path is None else pathlib.Path(state_path)
     fingerprint = "" if path is None else _fingerprint(variables, methods, switches)
-    state = _load(path, fingerprint) or _State()
+    total = len(batches) if hasattr(batches, "__len__") else None
+    state = _load(path, fingerprint, total) or _State(total=total)
     saved_at = time.monotonic()
     rest = _skip(batches, state.batches)
-    total = len(batches) if hasattr(batches, "__len__") else None
     with tqdm(
-        rest, total=total, initial=state.batches, desc="evaluate", unit="batch",
+        rest,
+        total=total,
+        initial=state.batches,
+        desc="evaluate",
+        unit="batch",
         disable=not progress,
     ) as bar:
         for batch in bar:
             sweep.add(state, batch)
+            _label_names(state, methods, label_names)  # raises early
             bar.set_postfix(images=state.images, pairs=int(state.num_pairs))
             if path is not None and time.monotonic() - saved_at >= save_seconds:
                 _save(path, fingerprint, state)
@@ -160,6 +168,8 @@ class _State:
 
     Attributes:
       batches, images: how many are done.
+      total: batches there are, where that is known.
+      batch_size: images in the first batch, to which a smaller one is filled up.
       num_pairs: pairs of one method.
       sums: `{metric: Sums}` of float64 `(methods * c,)`; None before the first batch.
       seconds: `{method: seconds}`.
@@ -167,6 +177,8 @@ class _State:
 
     batches: int = 0
     images: int = 0
+    total: int | None = None
+    batch_size: int | None = None
     num_pairs: int = 0
     sums: dict[str, sums.Sums] | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -185,10 +197,9 @@ class _Sweep:
             for group in group_methods(methods)
         }
         self.score_fn = _score_fn(network, switches, mesh)
-        self.batch_size = None
 
     def add(self, state: _State, batch: Mapping[str, np.ndarray]) -> None:
-        images, present, segmentations, valid = self._arrays(batch, state.batches)
+        images, present, segmentations, valid = self._arrays(batch, state)
         maps, logits = {}, None
         for group, explain_fn in self.explain_fns.items():
             start = time.monotonic()
@@ -204,28 +215,37 @@ class _Sweep:
 
         start = time.monotonic()
         batch_sums = self._score(images, maps, logits, present, segmentations)
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(batch_sums)):
+            raise ValueError(f"scores are not finite in batch {state.batches}")
         state.sums = batch_sums if state.sums is None else sums.merge(state.sums, batch_sums)
         self._spend(state, self.methods, time.monotonic() - start)
         state.batches += 1
         state.images += int(valid.sum())
         state.num_pairs += int(present.sum())
 
-    def _arrays(self, batch, index):
+    def _arrays(self, batch, state):
         """The batch filled up to the size of the first one, and which of its rows are real."""
-        images = batch["image"]
+        images, index = batch["image"], state.batches
         number = len(images)
-        self.batch_size = self.batch_size or number
-        if number > self.batch_size:
-            raise ValueError(f"batch {index} has {number} images, the first had {self.batch_size}")
+        state.batch_size = size = state.batch_size or number
+        if number > size:
+            raise ValueError(f"batch {index} has {number} images, the first had {size}")
 
         present = None
         if self.switches.present == "annotated":
             if "labels" not in batch:
                 raise ValueError(f'present="annotated" needs labels, and batch {index} has none')
-            present = fill_up(np.asarray(batch["labels"], bool), self.batch_size)
-        segmentations = fill_up(batch["mask"], self.batch_size) if "mask" in batch else None
-        valid = np.arange(self.batch_size) < number
-        return fill_up(images, self.batch_size), present, segmentations, valid
+            present = fill_up(np.asarray(batch["labels"], bool), size)
+        segmentations = batch.get("mask")
+        if state.sums is not None and ("iou" in state.sums) != (segmentations is not None):
+            raise ValueError(f"some batches have masks and some have none (batch {index})")
+        if segmentations is not None:
+            if segmentations.shape != images.shape[:3]:
+                raise ValueError(
+                    f"batch {index} has masks {segmentations.shape} for images {images.shape}"
+                )
+            segmentations = fill_up(segmentations, size)
+        return fill_up(images, size), present, segmentations, np.arange(size) < number
 
     def _score(self, images, maps, logits, present, segmentations):
         """Sums over the pairs of one batch, all methods, in chunks."""
@@ -237,14 +257,12 @@ class _Sweep:
         names = masking.METRICS + (() if segmentations is None else localization.SUMS)
         totals = sums.zero(names, len(self.methods) * num_labels)
         stacked = jnp.stack([maps[name] for name in self.methods])
+        arrays = (images, stacked, logits, present, segmentations)
         for start in range(0, len(index), self.pair_chunk):
             chunk = index[start : start + self.pair_chunk]
             valid = np.arange(self.pair_chunk) < len(chunk)
             chunk = np.pad(chunk, ((0, self.pair_chunk - len(chunk)), (0, 0)))
-            totals = self.score_fn(
-                totals, self.variables, images, stacked, logits, present, segmentations, chunk,
-                valid,
-            )
+            totals = self.score_fn(totals, self.variables, *arrays, chunk, valid)
         return jax.tree.map(lambda x: np.asarray(x, np.float64), totals)
 
     def _spend(self, state, methods, seconds):
@@ -288,11 +306,8 @@ def _result(state, methods, switches, label_names):
     settings = dataclasses.asdict(switches) | {"images": state.images}
     if state.sums is None:
         raise ValueError("there is nothing to evaluate: no batch was given")
-    num_labels = len(next(iter(state.sums.values())).total) // len(methods)
-    if label_names is None:
-        label_names = [str(index) for index in range(num_labels)]
-    if len(label_names) != num_labels:
-        raise ValueError(f"{len(label_names)} label names for {num_labels} labels")
+    label_names = _label_names(state, methods, label_names)
+    num_labels = len(label_names)
     results = {}
     for number, name in enumerate(methods):
         rows = slice(number * num_labels, (number + 1) * num_labels)
@@ -311,7 +326,16 @@ def _result(state, methods, switches, label_names):
         for part in ("macro", "micro"):
             result[part] = {metric: _or_none(value) for metric, value in scores[part].items()}
         results[name] = result | {"seconds": state.seconds[name]}
-    return {"label_names": list(label_names), "settings": settings, "methods": results}
+    return {"label_names": label_names, "settings": settings, "methods": results}
+
+
+def _label_names(state, methods, label_names):
+    number = len(next(iter(state.sums.values())).total) // len(methods)
+    if label_names is None:
+        return [str(index) for index in range(number)]
+    if len(label_names) != number:
+        raise ValueError(f"{len(label_names)} label names for {number} labels")
+    return list(label_names)
 
 
 def _or_none(value: float) -> float | None:
@@ -338,6 +362,8 @@ def _save(path: pathlib.Path, fingerprint: str, state: _State) -> None:
         "fingerprint": fingerprint,
         "batches": state.batches,
         "images": state.images,
+        "total": state.total,
+        "batch_size": state.batch_size,
         "num_pairs": state.num_pairs,
         "seconds": state.seconds,
     }
@@ -351,13 +377,15 @@ def _save(path: pathlib.Path, fingerprint: str, state: _State) -> None:
     )
 
 
-def _load(path: pathlib.Path | None, fingerprint: str) -> _State | None:
+def _load(path: pathlib.Path | None, fingerprint: str, total: int | None) -> _State | None:
     if path is None or not path.exists():
         return None
     with np.load(path, allow_pickle=False) as saved:
         header = json.loads(str(saved["header"]))
         if header.pop("fingerprint") != fingerprint:
             return None
+        if None not in (total, header["total"]) and total != header["total"]:
+            return None  # Other batches: the ones done cannot be told apart.
         names = dict.fromkeys(key.split("/")[0] for key in saved.files if "/" in key)
         totals = {
             name: sums.Sums(*(saved[f"{name}/{field}"] for field in sums.Sums._fields))

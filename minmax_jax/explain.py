@@ -183,6 +183,10 @@ def _forward(network, variables, images, tap):
     Only what lies behind the tap depends on the perturbation, so only that is differentiated.
     """
     shapes = jax.eval_shape(network.apply, variables, images)[1]
+    if tap not in shapes:
+        raise ValueError(
+            f"network.apply returns no activations {tap!r}; it returns: {', '.join(shapes)}"
+        )
 
     def from_tap(perturbation):
         logits, activations = network.apply(variables, images, {tap: perturbation})

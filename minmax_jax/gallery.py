@@ -25,7 +25,12 @@ def choose_photos(batches: data.Batches, number: int) -> dict[str, np.ndarray]:
     Returns:
       `image` uint8 `(n H W 3)`, `labels` bool `(n c)` and, if the data has masks, `mask`
       `(n H W)`; `n` is smaller than `number` where there are fewer examples.
+
+    Raises:
+      ValueError: if no photo is wanted, or there is none.
     """
+    if number < 1:
+        raise ValueError(f"the number of photos must be at least 1, not {number}")
     chosen, spare, seen = [], [], set()
     for batch in batches:
         for index in range(len(batch["image"])):
@@ -39,6 +44,8 @@ def choose_photos(batches: data.Batches, number: int) -> dict[str, np.ndarray]:
         if len(chosen) >= number:
             break
     chosen = (chosen + spare)[:number]
+    if not chosen:
+        raise ValueError("there is no photo to choose: no batch was given")
     stacked = {name: np.stack([example[name] for example in chosen]) for name in chosen[0]}
     return stacked | {"image": stacked["image"].astype(np.uint8)}
 

@@ -38,7 +38,7 @@ def make_fill(
         return blur
     try:
         colour = np.array(ImageColor.getrgb(fill)[:3], np.uint8)[None, None, None]
-    except (AttributeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         raise ValueError(
             f"fill must be {', '.join(FILLS)} or a colour such as #7f7f7f, not {fill!r}"
         ) from None

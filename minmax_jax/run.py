@@ -23,7 +23,8 @@ from minmax_jax.gallery import choose_photos, make_gallery
 from minmax_jax.metrics.classification import classification_scores
 from minmax_jax.models import Network, create_network
 from minmax_jax.predict import predict, sigmoid
-load_keras_h5 = None
+
+from minmax_jax.pretrained.keras_h5 import load_keras_h5
 from minmax_jax.report import page, tables
 from minmax_jax.train import Stage, fit, restore_best
 
@@ -63,8 +64,7 @@ def run(
     workdir = pathlib.Path(workdir)
     # Everything is named and built before anything is written or computed.
     experiments = [
-        _Experiment(resolve_variant(config, name), name, workdir / name)
-        for name in config.variants
+        _Experiment(resolve_variant(config, name), name, workdir / name) for name in config.variants
     ]
     _claim(workdir, config)
     if "train" in stages:
@@ -121,9 +121,7 @@ class _Experiment:
 
     def _source(self, split: str) -> data.Source:
         options = self.config.data
-        return data.create_source(
-            options.source, split, **{**options.options, **options[split]}
-        )
+        return data.create_source(options.source, split, **{**options.options, **options[split]})
 
     def _batches(self, source, batch_size, preprocess=None, **options) -> data.Batches:
         return data.batches(
@@ -171,7 +169,9 @@ class _Experiment:
     def _initial_variables(self) -> Any:
         variables = self.network.init(jax.random.key(self.config.seed))
         if self.config.network.weights:
-            variables, notes = load_keras_h5(self.config.network.weights, variables)
+            variables, notes = load_keras_h5(
+                self.config.network.weights, variables, head=self.config.network.head
+            )
             for note in notes:
                 print(f"{self.config.network.weights}: {note}")
         return variables
@@ -208,6 +208,7 @@ class _Experiment:
             label_names=self.label_names,
             pair_chunk=config.pair_chunk,
             state_path=state,
+            save_seconds=config.save_seconds,
             **shared,
             **self.switches,
         )

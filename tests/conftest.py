@@ -1,4 +1,4 @@
-"""Shared by all tests: several fake CPU devices, strict broadcasting, real data where it is at hand."""
+"""Shared by all tests: several fake CPU devices, strict broadcasting, real data if at hand."""
 
 from __future__ import annotations
 

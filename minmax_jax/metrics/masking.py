@@ -73,9 +73,7 @@ def pair_scores(
 
 def _relative_drop(original, masked):
     positive = original > 0
-    return jnp.where(
-        positive, jax.nn.relu(original - masked) / jnp.where(positive, original, 1), 0
-    )
+    return jnp.where(positive, jax.nn.relu(original - masked) / jnp.where(positive, original, 1), 0)
 
 
 def result(state: dict[str, Sums], *, f1: str = "per_label") -> dict[str, dict]:

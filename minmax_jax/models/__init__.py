@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minmax_jax.models.heads import HEADS, check_head
+from minmax_jax.models.mobilenet_v2 import MobileNetV2
 from minmax_jax.models.network import Network, from_module, scale_to_one
 from minmax_jax.models.resnet import ScenesResNet
 
@@ -11,6 +12,7 @@ __all__ = ["HEADS", "NETWORKS", "Network", "create_network", "from_module"]
 # name: (Linen module, native image size in pixels, preprocessing)
 _NETWORKS = {
     "scenes_resnet": (ScenesResNet, 96, scale_to_one),
+    "mobilenet_v2": (MobileNetV2, 224, scale_to_one),
 }
 NETWORKS = tuple(_NETWORKS)
 

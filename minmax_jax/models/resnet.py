@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from minmax_jax.models.heads import Head
-from minmax_jax.models.layers import Conv
+from minmax_jax.models.layers import Conv, batch_norm
 from minmax_jax.models.network import Taps
 
 
@@ -44,8 +44,7 @@ class ScenesResNet(nn.Module):
 
         def normalised_conv(x, layer, features, size, stride):
             x = Conv(features, size, stride, name=f"{layer}_conv")(x)
-            stored = not train or f"{layer}_bn" in frozen
-            return nn.BatchNorm(momentum=0.9, name=f"{layer}_bn")(x, use_running_average=stored)
+            return batch_norm(x, name=f"{layer}_bn", train=train, frozen=frozen)
 
         x = nn.relu(normalised_conv(images, "stem", self.stem, 3, 2))
         for block, (features, stride) in zip(self.taps, self.blocks, strict=True):

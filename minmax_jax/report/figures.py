@@ -50,7 +50,7 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
     with warnings.catch_warnings():
         # A label's name may hold letters that the font lacks; the page shows them all the same.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        files.write_atomically(path, lambda file: figure.savefig(file, format="png"))
+        files.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi="figure"))
 
 
 def _shorten(text: str, width: int) -> str:

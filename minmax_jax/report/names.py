@@ -16,8 +16,6 @@ METHOD_TITLES = {
     "d_minmax_grad_cam": "D-MinMax-Grad-CAM",
 }
 ARROWS = {"high": "↑", "low": "↓", None: ""}
-
-
 # Scored on the pairs whose object the mask holds, so on fewer pairs than the others.
 LOCALIZATION = ("iou", "pointing_game", "energy_on_object")
 

@@ -183,8 +183,10 @@ def label_methods_table(evaluation: Mapping, name: str) -> Table:
     order = [m for m in ordered(methods, METHOD_TITLES) if name in methods[m]["per_label"]]
     columns = [Column("pairs", unit="count"), *(Column(method_title(m)) for m in order)]
     scores = [methods[method]["per_label"][name] for method in order]
-    counted = "localized_pairs" if name in LOCALIZATION else "pairs"
-    pairs = methods[order[0]][counted]
+    first = methods[order[0]]
+    pairs = first["pairs"]
+    if name in LOCALIZATION:
+        pairs = first.get("localized_pairs", pairs)
     best = {
         (row, 1 + index)
         for row, competing in enumerate(zip(*scores, strict=True))

@@ -134,9 +134,7 @@ def fit(
             train_loss = _train_epoch(
                 step_fn, run, train_batches(run.epoch), learning_rate, key, progress
             )
-            logits, labels = predict(
-                network, run.variables, validation_batches, progress=progress
-            )
+            logits, labels = predict(network, run.variables, validation_batches, progress=progress)
             loss = cross_entropy(logits, labels)
             _check_finite(loss, f"validation loss after step {run.step}")
             run.plateau, improved, restore = run.plateau.update(
@@ -266,7 +264,11 @@ def _train_epoch(step_fn, run: _Run, batches: Batches, learning_rate, key, progr
     learning_rate = jnp.float32(learning_rate)
     total = len(batches) if hasattr(batches, "__len__") else None
     with tqdm(
-        batches, total=total, desc=f"epoch {run.epoch + 1}", unit="step", leave=False,
+        batches,
+        total=total,
+        desc=f"epoch {run.epoch + 1}",
+        unit="step",
+        leave=False,
         disable=not progress,
     ) as bar:
         for batch in bar:

@@ -39,7 +39,11 @@ class Plateau:
           to be restored: with every fall of the learning rate (MinMax-CAM, section 4.2).
         """
         if self.best_loss is None or loss < self.best_loss:
-            return dataclasses.replace(self, best_loss=loss, since_best=0, since_drop=0), True, False
+            return (
+                dataclasses.replace(self, best_loss=loss, since_best=0, since_drop=0),
+                True,
+                False,
+            )
         since_drop = self.since_drop + 1
         lower = since_drop >= patience
         return (

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minmax_jax.cams import gradients, maps, scores
+from tests import reference
+
+SETTINGS = settings(max_examples=15, deadline=None, derandomize=True)
+SHAPE = (3, 4, 5)
+NUM_LABELS = 3
+
+
+def _all_labels(activations, logit_gradients, present):
+    """Every gradient method for every label of one example, from the gradients of all logits."""
+
+    def of_label(one, minmax, three):
+        def pullback(row):  # what a pullback does: it is linear in the cotangent
+            return jnp.einsum("c,chwk->hwk", row, logit_gradients, precision="highest")
+
+        return {
+            "grad_cam": gradients.grad_cam(activations, pullback(one)),
+            "minmax_grad_cam": gradients.grad_cam(activations, pullback(minmax)),
+            "d_minmax_grad_cam": gradients.d_minmax_grad_cam(
+                activations, jax.vmap(pullback)(three)
+            ),
+            "grad_cam_plus_plus": gradients.grad_cam_plus_plus(activations, pullback(one)),
+        }
+
+    rows = (scores.one_label(present), scores.minmax(present), scores.decomposed(present))
+    return jax.vmap(of_label)(*rows)
+
+
+all_labels = jax.jit(jax.vmap(_all_labels))
+plus_plus = jax.jit(jax.vmap(gradients.grad_cam_plus_plus))
+normalized = jax.jit(maps.normalize_maps)
+
+
+def _example(seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    activations = np.abs(rng.normal(size=(2, *SHAPE)))
+    logit_gradients = scale * rng.normal(size=(2, NUM_LABELS, *SHAPE))
+    return activations.astype(np.float32), logit_gradients.astype(np.float32)
+
+
+@SETTINGS
+@given(
+    st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=2),
+    st.integers(0, 2**32 - 1),
+)
+def test_maps_of_equations_2_4_to_6_and_8(present, seed):
+    activations, logit_gradients = _example(seed)
+    out = all_labels(activations, logit_gradients, np.array(present))
+    for name, make_weights in reference.GRADIENT_WEIGHTS.items():
+        assert out[name].shape == (2, NUM_LABELS, *SHAPE[:2])
+        for b in range(2):
+            for label in range(NUM_LABELS):
+                weights = make_weights(logit_gradients[b].astype(float), present[b], label)
+                expected = reference.weighted_map(activations[b].astype(float), weights)
+                np.testing.assert_allclose(out[name][b, label], expected, rtol=2e-5, atol=2e-5)
+
+
+@SETTINGS
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1e-3, 1e-15]))
+def test_grad_cam_plus_plus_and_its_factor_exp_s(seed, scale):
+    """Also where g^3 underflows in float32, as gradients behind a pooling layer may."""
+    activations, logit_gradients = _example(seed, scale)
+    present = np.ones((2, NUM_LABELS), bool)
+    out = all_labels(activations, logit_gradients, present)["grad_cam_plus_plus"]
+    for b in range(2):
+        for label in range(NUM_LABELS):
+            arrays = activations[b].astype(float), logit_gradients[b].astype(float), label
+            weights = reference.grad_cam_plus_plus_weights(*arrays, 0.0)
+            raw = reference.weighted_map(arrays[0], weights)
+            np.testing.assert_allclose(out[b, label], raw, rtol=2e-5)
+            assert raw.max() > raw.min()
+            for score in (-5.0, 30.0):
+                weights = reference.grad_cam_plus_plus_weights(*arrays, score)
+                expected = reference.normalize(reference.weighted_map(arrays[0], weights))
+                np.testing.assert_allclose(normalized(out[b, label]), expected, atol=1e-4)
+
+
+def test_grad_cam_plus_plus_keeps_negative_denominators():
+    """Negative activations (swish networks): the denominator is used as it is, 0 gives 0."""
+    activations = np.array([[[-2.0, -1.0], [-2.0, 3.0]]], np.float32)  # sums over space -4 and 2
+    found = []
+    for gradient in (0.25, 0.5, 1.0):  # 2 + (sum A) g of channel 0: 1, 0, -2
+        g = np.full((1, 2, 2), gradient, np.float32)
+        weights = reference.grad_cam_plus_plus_weights(activations, g[None], 0, 0.0)
+        found.append(weights[0])
+        np.testing.assert_allclose(
+            plus_plus(activations[None], g[None])[0],
+            reference.weighted_map(activations, weights),
+            rtol=1e-6,
+        )
+    np.testing.assert_allclose(found, [0.5, 0.0, -1.0])
+
+
+@pytest.mark.parametrize("label", range(NUM_LABELS))
+def test_with_one_present_label_all_are_grad_cam_exactly(label):
+    """Exactly: with numbers of few bits no sum rounds, in whatever order XLA makes it."""
+    activations, logit_gradients = (np.round(8 * array) / 8 for array in _example(5))
+    present = np.zeros((2, NUM_LABELS), bool)
+    present[0, label] = True
+    out = all_labels(activations, logit_gradients, present)
+    assert np.asarray(out["grad_cam"][0, label]).max() > 0
+    for name in ("minmax_grad_cam", "d_minmax_grad_cam"):
+        np.testing.assert_array_equal(out[name][0, label], out["grad_cam"][0, label])
+    np.testing.assert_array_equal(out["minmax_grad_cam"][1], out["grad_cam"][1])
+
+
+def test_zero_gradients_and_activations_give_zero_maps():
+    zeros = np.zeros((2, *SHAPE), np.float32), np.zeros((2, NUM_LABELS, *SHAPE), np.float32)
+    for present in (np.ones((2, NUM_LABELS), bool), np.zeros((2, NUM_LABELS), bool)):
+        for found in all_labels(*zeros, present).values():
+            np.testing.assert_array_equal(found, np.zeros((2, NUM_LABELS, *SHAPE[:2])))
+
+
+def test_gradients_at_zero_are_finite():
+    def total(activations, logit_gradients, present):
+        found = _all_labels(activations, logit_gradients, present)
+        return sum(maps.sum() for maps in found.values())
+
+    for present in ([True, True, False], [False, False, False]):
+        found = jax.jit(jax.grad(total, argnums=(0, 1)))(
+            jnp.zeros(SHAPE), jnp.zeros((NUM_LABELS, *SHAPE)), np.array(present)
+        )
+        assert all(np.isfinite(gradient).all() for gradient in found)

@@ -1,0 +1,157 @@
+"""Figures show the numbers they were given; pictures stand pixel for pixel."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minmax_jax.report import figures, pictures
+
+from .conftest import METHODS, make_evaluation, make_history
+
+
+def rendered(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def plain_picture(color):
+    return np.full((pictures.SIDE, pictures.SIDE, 3), color, np.uint8)
+
+
+def place_of(image, color):
+    """Top, left of the only full square of a colour."""
+    rows, columns = np.nonzero((image == np.array(color, np.uint8)).all(-1))
+    assert len(rows) == pictures.SIDE**2
+    assert np.ptp(rows) == np.ptp(columns) == pictures.SIDE - 1
+    return rows.min(), columns.min()
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_gallery_grid(masks):
+    rng = np.random.default_rng(0)
+    count = 1 + 2 + 3 * len(METHODS)
+    colors = [tuple(map(int, color)) for color in rng.integers(60, 200, (count, 3))]
+    photo_color, *mask_colors = colors[:3]
+    cells = np.array(colors[3:]).reshape(3, len(METHODS), 3)
+
+    def row(index, variant):
+        shown = {m: plain_picture(cells[index, n]) for n, m in enumerate(METHODS)}
+        return pictures.Row(variant, 0.5, shown)
+
+    def label(index, rows, **options):
+        mask = plain_picture(mask_colors[index]) if masks else None
+        return pictures.LabelRows("$a_1 <b>", "#123456", index == 0, mask, rows)
+
+    labels = (label(0, (row(0, "plain"), row(1, "kur"))), label(1, (row(2, "kur"),)))
+    photo = pictures.Photo(plain_picture(photo_color), ("x",), METHODS, labels, ())
+    image = rendered(figures.gallery_figure(photo, title="Photo 1"))
+    places = np.array([[place_of(image, color) for color in line] for line in cells])
+    tops, lefts = places[..., 0], places[..., 1]
+    assert (tops == tops[:, :1]).all() and (np.diff(tops[:, 0]) >= pictures.SIDE).all()
+    assert (lefts == lefts[:1]).all() and (np.diff(lefts[0]) >= pictures.SIDE).all()
+    if masks:
+        first, second = (place_of(image, color) for color in mask_colors)
+        assert (first[0], second[0]) == (tops[0, 0], tops[2, 0])
+        assert first[1] == second[1] < lefts[0, 0]
+    is_photo = (image == np.array(photo_color, np.uint8)).all(-1)
+    assert is_photo.sum() == 2 * pictures.SIDE**2  # once a label
+    assert np.nonzero(is_photo)[1].max() < lefts[0, 0]
+
+
+def test_gallery_of_a_photo_without_explained_labels():
+    photo = pictures.Photo(plain_picture((10, 200, 30)), (), METHODS, (), ())
+    image = rendered(figures.gallery_figure(photo, title="Photo 1"))
+    place_of(image, (10, 200, 30))
+
+
+def test_curves_hold_the_history():
+    histories = {"plain": make_history(np.random.default_rng(0)), "$kur_1": make_history(
+        np.random.default_rng(1), epochs=5)}  # fmt: skip
+    figure = figures.curves_figure(histories)
+    rendered(figure)
+    loss, scores, rate = figure.axes
+    for axes, wanted, scale in (
+        (loss, ("train_loss", "validation_loss"), 1),
+        (scores, ("f1_macro", "map_macro"), 100),
+        (rate, ("learning_rate",), 1),
+    ):
+        drawn = [np.array(line.get_data(), float) for line in axes.lines]
+        for history in histories.values():
+            for name in wanted:
+                expected = np.array(
+                    [
+                        (epoch["epoch"], np.nan if epoch[name] is None else scale * epoch[name])
+                        for epoch in history["epochs"]
+                    ]
+                ).T
+                assert any(
+                    line.shape == expected.shape and np.allclose(line, expected, equal_nan=True)
+                    for line in drawn
+                ), name
+        # Both variants begin their second stage at epoch 5: one line between 4 and 5.
+        assert [line[0].tolist() for line in drawn].count([4.5, 4.5]) == 1
+    markers = [line for line in loss.lines if line.get_marker() == "v"]
+    for line, history in zip(markers, histories.values(), strict=True):
+        assert line.get_xdata() == [3]
+        assert line.get_ydata() == [history["epochs"][2]["validation_loss"]]
+
+
+def test_stages_that_begin_apart_have_lines_of_their_own():
+    early, late = make_history(np.random.default_rng(0)), make_history(np.random.default_rng(0))
+    for epoch in early["epochs"]:
+        epoch["stage"] = int(epoch["epoch"] > 2)
+    figure = figures.curves_figure({"a": early, "b": late})
+    begins = {
+        line.get_xdata()[0]: line.get_color()
+        for line in figure.axes[0].lines
+        if line.get_linestyle() == ":"
+    }
+    assert begins == {2.5: figures.VARIANT_COLORS[0], 4.5: figures.VARIANT_COLORS[1]}
+
+
+def test_curves_of_one_epoch_can_be_drawn():
+    rendered(figures.curves_figure({"a": make_history(np.random.default_rng(0), epochs=1)}))
+
+
+def test_focus_points_and_their_marks():
+    rng = np.random.default_rng(0)
+    methods = ("mine", *METHODS)
+    evaluations = {v: make_evaluation(rng, methods) for v in ("plain", "kur")}
+    for evaluation in evaluations.values():
+        for result in evaluation["methods"].values():
+            result["macro"] |= {
+                "average_retention_of_others": float(rng.random()),
+                "average_drop_of_others": float(rng.random()),
+            }
+    evaluations["kur"]["methods"]["cam"]["macro"]["average_drop_of_others"] = None
+    del evaluations["kur"]["methods"]["mine"]["macro"]["average_retention_of_others"]
+    points = figures.focus_points(evaluations)
+    assert len(points) == 2 * len(methods) - 2
+    for point in points:
+        macro = evaluations[point.variant]["methods"][point.method]["macro"]
+        assert point.retention_of_others == macro["average_retention_of_others"]
+        assert point.drop_of_others == macro["average_drop_of_others"]
+    figure = figures.focus_figure(points)
+    rendered(figure)
+    drawn = [
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for line in figure.axes[0].lines
+        if line.get_marker() != "None"
+    ]
+    expected = [(100 * p.retention_of_others, 100 * p.drop_of_others) for p in points]
+    assert np.allclose(sorted(drawn), sorted(expected))
+
+
+def test_png_with_letters_that_the_font_lacks(tmp_path):
+    rows = (pictures.Row("plain", 0.9, {"cam": plain_picture((1, 2, 3))}),)
+    label = pictures.LabelRows("猫", "#123456", True, None, rows)
+    photo = pictures.Photo(plain_picture((9, 9, 9)), ("猫",), ("cam",), (label,), ())
+    figures.save_png(figures.gallery_figure(photo, title="猫"), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] > 2 * pictures.SIDE
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -1,0 +1,87 @@
+"""Variants and the comparison of configs; every experiment can be built."""
+
+from __future__ import annotations
+
+import pathlib
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+from minmax_jax.config import default_config, differences, resolve_variant, select_variant
+from minmax_jax.models import create_network
+from minmax_jax.train import Stage
+
+EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("*.py"))
+
+
+def test_variant_overrides_fields_and_entries_of_lists():
+    config = default_config()
+    config.variants = {
+        "a": {},
+        "b": {"network": {"head": "kur"}, "train": {"stages": [{"epochs": 3}]}},
+    }
+    first, second = resolve_variant(config, "a"), resolve_variant(config, "b")
+    assert differences(first.to_dict(), second.to_dict()) == [
+        "network.head: 'dense', 'kur'",
+        "train.stages[0].epochs: 30, 3",
+    ]
+    assert "variants" not in first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"netwrok": {}}, "variants.a: unknown field 'netwrok'; fields: .*network"),
+        ({"network": {"alpa": 2.0}}, "variants.a.network: unknown field 'alpa'; fields: .*alpha"),
+        ({"train": {"stages": [{"lr": 1}]}}, r"stages\[0\]: unknown field 'lr'; .*learning_rate"),
+        ({"train": {"stages": [{}, {}, {}]}}, "3 entries for a list of 2"),
+    ],
+)
+def test_variant_with_a_field_that_does_not_exist(overrides, message):
+    config = default_config()
+    config.variants = ConfigDict({"a": overrides})
+    with pytest.raises(ValueError, match=message):
+        resolve_variant(config, "a")
+
+
+def test_variant_may_have_options_of_its_source():
+    config = default_config()
+    config.variants = {"a": {"data": {"options": {"seed": 3}}}}
+    assert resolve_variant(config, "a").data.options.seed == 3
+
+
+def test_select_variant():
+    config = default_config()
+    config.variants = {"a": {}, "b": {}}
+    assert list(select_variant(config, None).variants) == ["a", "b"]
+    assert list(select_variant(config, "b").variants) == ["b"]
+    with pytest.raises(ValueError, match="unknown variant 'c'; variants: b"):
+        select_variant(config, "c")
+
+
+def test_differences_names_fields():
+    first = {"a": 1, "b": {"c": [1, {"d": 2}], "e": 3}, "f": 1}
+    second = {"a": 1, "b": {"c": [1, {"d": 3}], "e": 3}, "g": 1}
+    assert differences(first, second) == [
+        "b.c[1].d: 2, 3",
+        "f: only in one of them",
+        "g: only in one of them",
+    ]
+    assert differences(first, first) == []
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_is_locked_and_builds_its_networks(path):
+    config = runpy.run_path(str(path))["get_config"]()
+    assert config.is_locked
+    for name in config.variants:
+        variant = resolve_variant(config, name)
+        network = create_network(
+            variant.network.name,
+            num_labels=3,
+            head=variant.network.head,
+            alpha=variant.network.alpha,
+        )
+        assert network.layers
+        assert all(Stage(**stage).epochs > 0 for stage in variant.train.stages)

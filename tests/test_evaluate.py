@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import ImageColor
+
+import minmax_jax as mj
+from minmax_jax import parallel
+from minmax_jax.metrics import localization, masking
+from tests import reference, toys
+
+SIZES = (3, 3, 1)
+evaluate = functools.partial(mj.evaluate, progress=False)
+
+
+def preprocess(images):
+    return images.astype("float32") / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return toys.toy_variables()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return toys.toy_network(apply=toys.CountingApply(), preprocess=preprocess)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Seven images, annotations that differ from the detections, masks with void borders."""
+    rng = np.random.default_rng(5)
+    masks = np.zeros((7, *toys.SIZE), np.uint8)
+    for mask in masks:
+        for label in rng.permutation(toys.NUM_LABELS)[:3]:
+            top, left = rng.integers(0, toys.SIZE[0] - 3), rng.integers(0, toys.SIZE[1] - 4)
+            mask[top : top + 4, left : left + 5] = label + 1
+        mask[rng.integers(0, toys.SIZE[0])] = 255
+    labels = rng.uniform(size=(7, toys.NUM_LABELS)) < 0.4
+    labels[3] = [True, False, False, False]
+    return {"image": toys.toy_images(7), "labels": labels, "mask": masks}
+
+
+def cut(examples, sizes=SIZES, names=("image", "labels", "mask")):
+    stops = np.cumsum(sizes)
+    return [
+        {name: examples[name][stop - size : stop] for name in names}
+        for size, stop in zip(sizes, stops, strict=True)
+    ]
+
+
+def blurred(image):
+    """Gaussian of 5 % of each side, weights renormalised at the edge."""
+    out = np.zeros(image.shape)
+    height, width = image.shape[:2]
+    for y in range(height):
+        for x in range(width):
+            total = 0.0
+            for v in range(height):
+                for u in range(width):
+                    distance = ((v - y) / (0.05 * height)) ** 2 + ((u - x) / (0.05 * width)) ** 2
+                    weight = math.exp(-distance / 2)
+                    out[y, x] += weight * image[v, u]
+                    total += weight
+            out[y, x] /= total
+    return out
+
+
+def evaluate_loop(
+    variables,
+    examples,
+    methods,
+    *,
+    present="detected",
+    fill="zero",
+    others="zero",
+    f1="per_label",
+    normalize_at="activation",
+    threshold=0.15,
+    iou="pooled",
+):
+    """One image, one method, one label at a time, in float64, as the definitions have it."""
+    names = masking.METRICS + (localization.SUMS if "mask" in examples else ())
+    rows = {method: {name: [[] for _ in variables["bias"]] for name in names} for method in methods}
+    for index, image in enumerate(examples["image"]):
+        image, size = image.astype(float), image.shape[:2]
+        twin = toys.Toy64(variables, image)
+        chosen = twin.logits > 0 if present == "detected" else examples["labels"][index]
+        filling = np.zeros(image.shape)
+        if fill == "blur":
+            filling = blurred(image)
+        elif fill != "zero":
+            filling[:] = np.array(ImageColor.getrgb(fill)) / 127.5 - 1
+
+        def probabilities(mask, image=image, filling=filling):
+            seen = mask[..., None] * image + (1 - mask[..., None]) * filling
+            return reference.sigmoid(toys.Toy64(variables, seen).logits)
+
+        for method in methods:
+            for label in np.flatnonzero(chosen):
+                mask = twin.map(method, chosen, label)
+                if normalize_at == "activation":
+                    mask = reference.resize(reference.normalize(mask), size)
+                else:
+                    mask = reference.normalize(reference.resize(mask, size))
+                scores = reference.pair_scores(
+                    reference.sigmoid(twin.logits),
+                    probabilities(mask),
+                    probabilities(1 - mask),
+                    label,
+                    chosen,
+                    others,
+                )
+                if "mask" in examples:
+                    scores |= reference.location_scores(
+                        mask, examples["mask"][index], label, threshold
+                    )
+                for name in names:
+                    rows[method][name][label].append(scores[name])
+    results = {}
+    for method, values in rows.items():
+        results[method] = {"pairs": [len(row) for row in values["average_drop"]]}
+        if "mask" in examples:
+            results[method]["localized_pairs"] = [
+                sum(value is not None for value in row) for row in values["iou"]
+            ]
+        results[method] |= reference.summarize(values, f1=f1, iou=iou)
+    return results
+
+
+def assert_same(found, expected, tolerance=2e-5):
+    """Same structure, None at the same places, numbers to the tolerance."""
+    if isinstance(expected, dict):
+        assert found.keys() - {"seconds"} == expected.keys() - {"seconds"}
+        for key in expected.keys() - {"seconds"}:
+            assert_same(found[key], expected[key], tolerance)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected, strict=True):
+            assert_same(*pair, tolerance)
+    elif isinstance(expected, float):
+        assert isinstance(found, float) and abs(found - expected) <= tolerance
+    else:
+        assert found == expected and type(found) is type(expected)
+
+
+SWITCHES = [
+    ({}, True, tuple(mj.METHODS)),
+    (
+        {
+            "present": "annotated",
+            "others": "skip",
+            "f1": "averages",
+            "iou": "per_image",
+            "threshold": 0.5,
+        },
+        True,
+        ("d_minmax_cam", "grad_cam_plus_plus"),
+    ),
+    ({"fill": "blur", "normalize_at": "input"}, False, ("score_cam", "minmax_grad_cam")),
+    (
+        {"fill": "#ff8000", "present": "annotated", "normalize_at": "input", "iou": "per_image"},
+        True,
+        ("d_minmax_grad_cam",),
+    ),
+    ({"others": "skip"}, True, ("cam",)),
+    ({"f1": "averages", "fill": "white"}, False, ("cam",)),
+]
+
+
+@pytest.mark.parametrize(("switches", "with_masks", "methods"), SWITCHES)
+def test_scores(switches, with_masks, methods, network, variables, examples):
+    names = ("image", "labels", "mask") if with_masks else ("image", "labels")
+    chosen = {name: examples[name] for name in names}
+    found = evaluate(
+        network, variables, cut(chosen, names=names), methods=methods, pair_chunk=4, **switches
+    )
+    json.dumps(found, allow_nan=False)
+    assert list(found) == ["label_names", "settings", "methods"]
+    assert found["label_names"] == ["0", "1", "2", "3"]
+    assert found["settings"] == {
+        "present": "detected",
+        "fill": "zero",
+        "others": "zero",
+        "f1": "per_label",
+        "normalize_at": "activation",
+        "threshold": 0.15,
+        "iou": "pooled",
+        "images": 7,
+        **switches,
+    }
+    assert tuple(found["methods"]) == methods
+    assert_same(found["methods"], evaluate_loop(variables, chosen, methods, **switches))
+    assert all(result["seconds"] > 0 for result in found["methods"].values())
+
+
+def test_the_examples_tell_the_switches_apart(variables, examples):
+    """Else the test above could not fail."""
+    plain = evaluate_loop(variables, examples, ("cam",))["cam"]
+    for switch in (
+        {"present": "annotated"},
+        {"fill": "blur"},
+        {"others": "skip"},
+        {"f1": "averages"},
+        {"normalize_at": "input"},
+        {"threshold": 0.5},
+        {"iou": "per_image"},
+    ):
+        other = evaluate_loop(variables, examples, ("cam",), **switch)["cam"]
+        changes = [abs(plain["macro"][name] - other["macro"][name]) for name in plain["macro"]]
+        assert max(changes) > 1e-3, switch
+    assert plain["localized_pairs"] != plain["pairs"]
+
+
+METHODS = ("score_cam", "d_minmax_cam")
+
+
+@pytest.fixture(scope="module")
+def whole(network, variables, examples):
+    return evaluate(network, variables, cut(examples), methods=METHODS)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ((2, 2, 2, 1), {}),
+        ((7,), {"pair_chunk": 1}),
+        (SIZES, {"pair_chunk": 5, "mask_chunk": 3}),
+    ],
+)
+def test_how_the_work_is_cut_changes_nothing(sizes, options, network, variables, examples, whole):
+    found = evaluate(network, variables, cut(examples, sizes), methods=METHODS, **options)
+    assert_same(found, whole, 1e-5)
+
+
+def test_sharded_results_are_the_unsharded_ones(network, variables, examples, whole):
+    mesh = parallel.make_mesh()
+    assert mesh.size == 4
+    found = evaluate(
+        network,
+        variables,
+        cut(examples, (4, 3)),
+        methods=METHODS,
+        mesh=mesh,
+        pair_chunk=6,
+        mask_chunk=8,
+    )
+    assert_same(found, whole, 1e-6)
+
+
+def test_everything_is_compiled_once_a_shape(variables, examples):
+    """More batches, a smaller last one and another sweep trace and compile nothing."""
+    apply = toys.CountingApply()
+    network = toys.toy_network(apply=apply)
+    batches = cut(examples)
+    evaluate(network, variables, batches[:1], methods=METHODS)
+    traces = apply.traces
+    with toys.count_compilations() as compiled:
+        evaluate(network, variables, batches, methods=METHODS)
+        evaluate(network, toys.toy_variables(seed=3), batches, methods=METHODS)
+    assert compiled == [] and apply.traces == traces
+    with toys.count_compilations() as compiled:
+        evaluate(network, variables, cut(examples, (2,)), methods=METHODS[1:])
+    assert compiled != []
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted(batches, after):
+    yield from batches[:after]
+    raise Interrupted
+
+
+class Recorder:
+    """Batches that can be entered later and tell which were made."""
+
+    def __init__(self, batches, start=0, made=None):
+        self.batches, self.start = batches, start
+        self.made = [] if made is None else made
+
+    def from_batch(self, start):
+        return Recorder(self.batches, start, self.made)
+
+    def __len__(self):
+        return len(self.batches) - self.start
+
+    def __iter__(self):
+        for index in range(self.start, len(self.batches)):
+            self.made.append(index)
+            yield self.batches[index]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("wrap", [list, iter, Recorder])
+def test_an_interrupted_sweep_goes_on(after, wrap, network, variables, examples, whole, tmp_path):
+    """Bit-identical, also if only the smaller last batch is left, and nothing is done twice."""
+    options = {
+        "methods": METHODS,
+        "state_path": tmp_path / "new" / "state.npz",
+        "save_seconds": 0.0,
+    }
+    batches = cut(examples)
+    with pytest.raises(Interrupted):
+        evaluate(network, variables, interrupted(batches, after), **options)
+    rest = wrap(batches)
+    with toys.count_compilations() as compiled:
+        found = evaluate(network, variables, rest, **options)
+    assert compiled == []
+    assert_same(found, whole, 0)
+    assert found["settings"]["images"] == 7
+    if wrap is Recorder:
+        assert rest.made == list(range(after, 3))
+    again = evaluate(network, variables, batches, **options)  # everything is done already
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"methods": METHODS[::-1]},
+        {"others": "skip"},
+        {"variables": {"bias": np.float32([0.1, -0.2, 0.3, 0.4])}},
+        {"batches": (2, 2, 2, 1)},
+    ],
+    ids=str,
+)
+def test_the_state_of_another_sweep_is_ignored(change, network, variables, examples, tmp_path):
+    path = tmp_path / "state.npz"
+    batches = cut(examples)
+    evaluate(
+        network,
+        variables,
+        batches[:2] + batches[2:],
+        methods=METHODS,
+        state_path=path,
+        save_seconds=0.0,
+    )
+    assert path.exists()
+    variables = variables | change.pop("variables", {})
+    batches = cut(examples, change.pop("batches", SIZES))
+    options = {"methods": METHODS} | change
+    fresh = evaluate(network, variables, batches, **options)
+    assert_same(evaluate(network, variables, batches, state_path=path, **options), fresh, 0)
+
+
+def test_the_state_is_saved_every_few_seconds_only(network, variables, examples, tmp_path):
+    path = tmp_path / "state.npz"
+    evaluate(network, variables, cut(examples), methods=METHODS, state_path=path)
+    assert not path.exists()
+
+
+def test_without_a_detected_label_nothing_is_defined(network, variables, examples):
+    images = np.zeros((2, *toys.SIZE, 3), np.float32)
+    variables = variables | {"bias": np.full(toys.NUM_LABELS, -200, np.float32)}
+    batch = {"image": images, "mask": examples["mask"][:2]}
+    found = evaluate(network, variables, [batch], methods=METHODS)
+    json.dumps(found, allow_nan=False)
+    assert found["settings"]["images"] == 2
+    for result in found["methods"].values():
+        assert result["pairs"] == result["localized_pairs"] == [0] * toys.NUM_LABELS
+        assert set(result["macro"].values()) == set(result["micro"].values()) == {None}
+        assert all(set(row) == {None} for row in result["per_label"].values())
+
+
+def test_probabilities_that_underflow_and_blank_maps(network, variables, examples):
+    """Annotated labels of which the network is sure that they are absent: drops of 0, no NaN."""
+    variables = variables | {"bias": np.full(toys.NUM_LABELS, -200, np.float32)}
+    found = evaluate(network, variables, cut(examples), present="annotated", methods=METHODS)
+    json.dumps(found, allow_nan=False)
+    for result in found["methods"].values():
+        assert {result["macro"][name] for name in masking.METRICS} == {0.0}
+    blank = found["methods"]["score_cam"]  # weights of 0: maps of 0
+    assert {blank["macro"][name] for name in localization.METRICS} == {0.0}
+
+
+def test_one_label_only(examples):
+    variables = toys.toy_variables(num_labels=1, seed=13)
+    chosen = {"image": examples["image"]}
+    methods = ("cam", "d_minmax_cam")
+    found = evaluate(
+        toys.toy_network(),
+        variables,
+        cut(chosen, names=("image",)),
+        methods=methods,
+        label_names=["<b>"],
+    )
+    assert found["label_names"] == ["<b>"]
+    assert_same(found["methods"], evaluate_loop(variables, chosen, methods))
+    cam, d_minmax = (found["methods"][name] for name in methods)
+    assert cam["pairs"] == [2] and cam["macro"]["average_drop"] > 0.1
+    assert_same(d_minmax, cam, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ("cam", "gradcam")}, "unknown method 'gradcam'; methods: cam, grad_cam, "),
+        ({"methods": ()}, "no method given; methods: cam, "),
+        ({"colour": "red"}, "unknown switch colour; switches: present, fill, others, f1, "),
+        ({"present": "all"}, "present must be one of detected, annotated, not 'all'"),
+        ({"others": None}, "others must be one of zero, skip, not None"),
+        ({"f1": "macro"}, "f1 must be one of per_label, averages, not 'macro'"),
+        ({"normalize_at": ""}, "normalize_at must be one of activation, input, not ''"),
+        ({"iou": "mean"}, "iou must be one of pooled, per_image, not 'mean'"),
+        ({"threshold": 15}, r"threshold must be in \[0, 1\), not 15"),
+        ({"threshold": "0.5"}, r"threshold must be in \[0, 1\), not '0.5'"),
+        ({"fill": "gray-ish"}, "fill must be zero, blur or a colour such as .*, not 'gray-ish'"),
+        ({"pair_chunk": 0}, "pair_chunk must be at least 1, not 0"),
+        ({"label_names": ["a"]}, "1 label names for 4 labels"),
+        ({"batches": []}, "there is nothing to evaluate: no batch was given"),
+        ({"variables": {"bias": np.float32([0, np.nan, 0, 0])}}, "not finite in batch 0"),
+    ],
+)
+def test_errors(options, message, network, variables, examples):
+    variables = variables | options.pop("variables", {})
+    batches = options.pop("batches", cut(examples))
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate(network, variables, batches, **({"methods": METHODS[1:]} | options))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, 'present="annotated" needs labels, and batch 1 has none'),
+        (
+            {"labels": np.ones((3, 5), bool)},
+            r"present has shape \(3, 5\), the logits have \(3, 4\)",
+        ),
+        ({"mask": None}, r"some batches have masks and some have none \(batch 1\)"),
+        (
+            {"mask": np.zeros((3, 8, 8), np.uint8)},
+            r"batch 1 has masks \(3, 8, 8\) for images \(3, 8,",
+        ),
+        ({"image": np.zeros((4, 8, 12, 3), np.float32)}, "batch 1 has 4 images, the first had 3"),
+        ({"image": np.full((3, 8, 12, 3), 3e38, np.float32)}, "logits are not finite in batch 1"),
+    ],
+)
+def test_batches_of_the_wrong_form(change, message, network, variables, examples):
+    first, second, _ = cut(examples)
+    second = {name: value for name, value in (second | change).items() if value is not None}
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate(network, variables, [first, second], methods=METHODS[1:], present="annotated")
+    assert "\n" not in str(error.value)
+
+
+def test_scores_that_are_not_finite(variables, examples):
+    """A network that fails on masked images only: None in the results would hide it."""
+
+    def apply(variables, images, perturbations=None):
+        logits, taps = toys.toy_apply(variables, images, perturbations)
+        return (logits if len(images) == 3 else logits * np.nan), taps
+
+    network = toys.toy_network(apply=apply)
+    with pytest.raises(ValueError, match="scores are not finite in batch 0"):
+        evaluate(network, variables, cut(examples), methods=("cam",))

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import minmax_jax as mj
+from minmax_jax import parallel
+from minmax_jax.explain import _LABEL_CHUNK, group_methods
+from tests import reference, toys
+
+GRADIENT = ("grad_cam", "grad_cam_plus_plus", "minmax_grad_cam", "d_minmax_grad_cam")
+KERNEL = ("cam", "minmax_cam", "d_minmax_cam")
+ALL = KERNEL + GRADIENT + ("score_cam",)
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return toys.toy_variables()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return toys.toy_images(4)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return toys.toy_network(apply=toys.CountingApply())
+
+
+@pytest.fixture(scope="module")
+def twins(variables, images):
+    """What the network computes of each image, in float64."""
+    twins = [toys.Toy64(variables, image) for image in images]
+    assert [int((twin.logits > 0).sum()) for twin in twins] == [0, 3, 1, 0]
+    assert np.abs([twin.logits for twin in twins]).min() > 0.01
+    return twins
+
+
+@pytest.fixture(scope="module")
+def all_maps(network, variables, images):
+    maps, logits = mj.make_explain_fn(network, ALL, mask_chunk=5)(variables, images)
+    return jax.tree.map(np.asarray, maps), np.asarray(logits)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_maps_of_a_users_network(method, all_maps, twins):
+    """All labels of all images: with none, one and three detected labels, and dead channels."""
+    maps, logits = all_maps
+    assert set(ALL) == set(mj.METHODS)
+    assert maps[method].shape == (4, toys.NUM_LABELS, 4, 6)
+    assert maps[method].dtype == logits.dtype == np.float32
+    np.testing.assert_allclose(logits, [twin.logits for twin in twins], **CLOSE)
+    live = 0
+    for b, twin in enumerate(twins):
+        for label in range(toys.NUM_LABELS):
+            expected = twin.map(method, twin.logits > 0, label)
+            np.testing.assert_allclose(maps[method][b, label], expected, **CLOSE)
+            live += expected.max() > 0
+    assert live >= 5
+
+
+@pytest.mark.parametrize("tap", ["early", "late"])
+def test_maps_at_any_tap_of_any_head(tap, variables, images):
+    """A head that is not linear; gradients that differ from cell to cell; labels given."""
+    network = toys.bent_network()
+    present = np.array([[0, 0, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1]], bool)
+    methods = (*GRADIENT, "score_cam")
+    explain_fn = mj.make_explain_fn(network, methods, tap=tap)
+    maps, _ = explain_fn(variables, images, present)
+    for b, image in enumerate(images):
+        twin = toys.Toy64(variables, image, bent=True)
+        for label in range(toys.NUM_LABELS):
+            for method in methods:
+                expected = twin.map(method, present[b], label, tap=tap)
+                np.testing.assert_allclose(maps[method][b, label], expected, **CLOSE)
+    assert np.ptp(toys.Toy64(variables, images[1], bent=True).gradients[tap], axis=(1, 2)).max() > 0
+
+
+def test_explain_is_one_method_of_the_function(network, variables, images, all_maps, twins):
+    maps, logits = mj.explain(network, variables, images, method="d_minmax_cam")
+    np.testing.assert_allclose(maps, all_maps[0]["d_minmax_cam"], **CLOSE)
+    np.testing.assert_allclose(logits, all_maps[1], **CLOSE)
+    default, _ = mj.explain(network, variables, images)
+    np.testing.assert_allclose(default, all_maps[0]["minmax_cam"], **CLOSE)
+    present = np.ones((4, toys.NUM_LABELS), bool)
+    overridden, _ = mj.explain(network, variables, images, present=present)
+    expected = twins[2].map("minmax_cam", present[2], 1)
+    np.testing.assert_allclose(overridden[2, 1], expected, **CLOSE)
+    assert np.abs(overridden[2, 1] - default[2, 1]).max() > 0.01
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_with_at_most_one_present_label_minmax_is_cam(count, network, variables):
+    """In both forms, for the present label (and for all labels where there is none).
+
+    Exactly: with weights and pixels of few bits no sum rounds, in whatever order XLA makes it.
+    """
+
+    def few_bits(x):
+        return np.round(4 * x).astype(np.float32) / 4
+
+    variables = jax.tree.map(few_bits, variables)
+    images = few_bits(toys.toy_images(4)[1:, :, :8])  # 16 cells: their mean is exact
+    present = np.zeros((3, toys.NUM_LABELS), bool)
+    present[np.arange(3), np.arange(3)] = bool(count)
+    methods = [name for name in ALL if name != "score_cam"]
+    maps, _ = mj.make_explain_fn(network, methods)(variables, images, present)
+    for b in range(3):
+        labels = [b] if count else range(toys.NUM_LABELS)
+        for label in labels:
+            for form in ("cam", "grad_cam"):
+                plain = np.asarray(maps[form])[b, label]
+                np.testing.assert_array_equal(maps[f"minmax_{form}"][b, label], plain)
+                if count:
+                    np.testing.assert_array_equal(maps[f"d_minmax_{form}"][b, label], plain)
+    assert np.asarray(maps["cam"]).max(axis=(2, 3)).all(axis=1).any()
+
+
+@pytest.mark.parametrize("form", ["cam", "minmax_cam", "d_minmax_cam"])
+def test_gradient_form_is_the_cam_form_of_a_linear_head(form, all_maps):
+    """After normalisation; D-MinMax too, as the gradient is the same in every cell."""
+    gradient_form = all_maps[0][form.replace("cam", "grad_cam")]
+    np.testing.assert_allclose(
+        mj.normalize_maps(gradient_form), mj.normalize_maps(all_maps[0][form]), atol=1e-5
+    )
+
+
+def test_no_label_no_signal_no_nan(network, variables):
+    """Blank images, one label only, probabilities that underflow."""
+    blank = np.zeros((2, *toys.SIZE, 3), np.float32)
+    maps, _ = mj.make_explain_fn(network, ALL)(variables, blank)
+    for name in ALL:
+        np.testing.assert_array_equal(maps[name], np.zeros((2, toys.NUM_LABELS, 4, 6)))
+        assert np.isfinite(mj.normalize_maps(maps[name])).all()
+    single = toys.toy_variables(num_labels=1)
+    single |= {"bias": np.full(1, -200, np.float32), "kernel": np.abs(single["kernel"])}
+    images = toys.toy_images(2)
+    maps, logits = mj.make_explain_fn(network, ALL)(single, images)
+    assert jax.nn.sigmoid(logits).max() == 0
+    for name in ALL:
+        assert maps[name].shape == (2, 1, 4, 6) and np.isfinite(maps[name]).all()
+    assert maps["cam"][1].max() > 0
+    np.testing.assert_array_equal(maps["score_cam"], np.zeros((2, 1, 4, 6)))  # weights of 0
+    np.testing.assert_array_equal(maps["minmax_cam"], maps["cam"])
+
+
+def test_more_labels_than_are_differentiated_at_once(network, images):
+    """The last chunk of labels is not full."""
+    number = _LABEL_CHUNK + 2
+    variables = toys.toy_variables(num_labels=number)
+    methods = ("d_minmax_grad_cam", "minmax_grad_cam")
+    maps, _ = mj.make_explain_fn(network, methods, tap="early")(variables, images[1:3])
+    for b, image in enumerate(images[1:3]):
+        twin = toys.Toy64(variables, image)
+        for label in range(number):
+            for method in methods:
+                expected = twin.map(method, twin.logits > 0, label, tap="early")
+                np.testing.assert_allclose(maps[method][b, label], expected, **CLOSE)
+
+
+class ExecutionCounter:
+    """`apply` that counts images each time that the compiled program runs it."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, variables, images, perturbations=None):
+        jax.debug.callback(lambda seen: self.sizes.append(len(seen)), images)
+        return toys.toy_apply(variables, images, perturbations)
+
+
+@pytest.mark.parametrize("num_labels", [1, 4, 20])
+def test_one_forward_pass_serves_all_labels_and_methods(num_labels, images):
+    counter = ExecutionCounter()
+    explain_fn = mj.make_explain_fn(toys.toy_network(apply=counter), KERNEL + GRADIENT)
+    jax.block_until_ready(explain_fn(toys.toy_variables(num_labels=num_labels), images))
+    jax.effects_barrier()
+    assert counter.sizes == [4]
+
+
+@pytest.mark.parametrize("num_labels", [1, 4])
+def test_score_cam_forwards_each_live_mask_once(num_labels, images, variables):
+    counter = ExecutionCounter()
+    explain_fn = mj.make_explain_fn(toys.toy_network(apply=counter), "score_cam", mask_chunk=3)
+    values = toys.toy_variables(num_labels=num_labels)
+    alive = [
+        int((np.ptp(toys.Toy64(values, image).taps["late"], axis=(0, 1)) > 0).sum())
+        for image in images
+    ]
+    assert alive[0] == 0 and max(alive) <= toys.CHANNELS["late"] - 1
+    jax.block_until_ready(explain_fn(values, images))
+    jax.effects_barrier()
+    assert counter.sizes == [4] + [3] * -(-sum(alive) // 3)
+
+    counter.sizes.clear()
+    maps, _ = explain_fn(values, np.zeros_like(images))  # no channel lives
+    jax.effects_barrier()
+    assert counter.sizes == [4]
+    assert not np.asarray(maps).any()
+
+
+def test_images_that_fill_up_a_batch_are_not_masked(images, variables):
+    counter = ExecutionCounter()
+    explain_fn = mj.make_explain_fn(toys.toy_network(apply=counter), "score_cam", mask_chunk=1)
+    valid = np.array([True, False, True, False])
+    maps, _ = explain_fn(variables, images, None, valid)
+    jax.effects_barrier()
+    live = (np.ptp(toys.Toy64(variables, images[2]).taps["late"], axis=(0, 1)) > 0).sum()
+    assert counter.sizes == [4] + [1] * live
+    plain, _ = mj.explain(toys.toy_network(), variables, images, method="score_cam")
+    np.testing.assert_allclose(maps[2], plain[2], **CLOSE)
+
+
+@pytest.mark.parametrize("mask_chunk", [1, 7, 64])
+def test_the_chunk_of_score_cam_changes_nothing(mask_chunk, network, variables, images, all_maps):
+    maps, _ = mj.explain(network, variables, images, method="score_cam", mask_chunk=mask_chunk)
+    np.testing.assert_allclose(maps, all_maps[0]["score_cam"], atol=1e-6)
+
+
+def test_the_backbone_is_not_differentiated(variables, images):
+    @jax.custom_vjp
+    def backbone(images):
+        return images
+
+    def refuse(*args):
+        raise AssertionError("the backbone is differentiated")
+
+    backbone.defvjp(refuse, refuse)
+    with pytest.raises(AssertionError):  # the trap works
+        jax.grad(lambda x: backbone(x).sum())(images)
+
+    def apply(variables, images, perturbations=None):
+        return toys.toy_apply(variables, backbone(images), perturbations)
+
+    maps, _ = mj.make_explain_fn(toys.toy_network(apply=apply), GRADIENT)(variables, images)
+    assert all(np.asarray(maps[name]).max() > 0 for name in GRADIENT)
+
+
+def test_everything_is_compiled_once_a_shape(variables, images):
+    """Another call with the same arguments traces and compiles nothing, another shape does."""
+    apply = toys.CountingApply()
+    network = toys.toy_network(apply=apply)
+    arguments = {"method": "score_cam", "mask_chunk": 4}
+    jax.block_until_ready(mj.explain(network, variables, images, **arguments))
+    traces = apply.traces
+    with toys.count_compilations() as compiled:
+        for shift in (1, 2):
+            jax.block_until_ready(mj.explain(network, variables, images + shift, **arguments))
+    assert compiled == [] and apply.traces == traces
+    with toys.count_compilations() as compiled:
+        jax.block_until_ready(mj.explain(network, variables, images[:2], **arguments))
+    assert len(compiled) == 1 and apply.traces == 2 * traces
+
+    explain_fn = mj.make_explain_fn(network, "score_cam", mask_chunk=4)
+    assert explain_fn is mj.make_explain_fn(network, "score_cam", mask_chunk=4)
+    assert explain_fn._cache_size() == 2  # one program a shape
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    network = mj.create_network("scenes_resnet", num_labels=4)
+    variables = network.init(jax.random.key(0))
+    # Other statistics than the initial ones, and logits on both sides of 0.
+    images = np.random.default_rng(3).normal(size=(2, 24, 32, 3)).astype(np.float32)
+    variables["params"]["head"]["bias"] = jnp.array([0.5, -0.5, 0.2, -3.0])
+    return network, variables, images
+
+
+@pytest.mark.parametrize("tap", ["block2", "block4"])
+def test_maps_of_our_network_are_those_of_one_label_at_a_time(scenes, tap):
+    network, variables, images = scenes
+    last = tap == network.taps[-1]
+    methods = ALL if last else GRADIENT
+    maps, logits = mj.make_explain_fn(network, methods, tap=tap)(variables, images)
+    plain, activations = jax.jit(network.apply)(variables, images)
+    np.testing.assert_allclose(logits, plain, **CLOSE)
+    present = np.asarray(logits) > 0
+    assert present.sum(axis=1).min() >= 1 and not present.all(axis=1).any()
+
+    @jax.jit
+    def logit_gradient(label):
+        def logit(perturbation):
+            return network.apply(variables, images, {tap: perturbation})[0][:, label].sum()
+
+        return jax.grad(logit)(jnp.zeros_like(activations[tap]))
+
+    gradients = np.stack([logit_gradient(label) for label in range(4)], axis=1).astype(float)
+    kernel = np.asarray(variables["params"]["head"]["kernel"], float)
+    for b in range(2):
+        tapped = np.asarray(activations[tap][b], float)
+        for label in range(4):
+            weights = {
+                name: make(gradients[b], present[b], label)
+                for name, make in reference.GRADIENT_WEIGHTS.items()
+            }
+            weights["grad_cam_plus_plus"] = reference.grad_cam_plus_plus_weights(
+                tapped, gradients[b], label, 0.0
+            )
+            if last:
+                for name, make in reference.KERNEL_WEIGHTS.items():
+                    weights[name] = make(kernel, present[b], label)
+            for name, channel_weights in weights.items():
+                expected = reference.weighted_map(tapped, channel_weights)
+                np.testing.assert_allclose(
+                    maps[name][b, label], expected, rtol=1e-4, atol=1e-5 * expected.max() + 1e-7
+                )
+
+
+def test_score_cam_of_our_network(scenes):
+    network, variables, images = scenes
+    maps, _ = mj.explain(network, variables, images[:1], method="score_cam", mask_chunk=48)
+    apply = jax.jit(network.apply)
+    tapped = np.asarray(apply(variables, images[:1])[1]["block4"][0], float)
+    masks = reference.score_cam_masks(tapped, images.shape[1:3])
+    masked = np.stack([images[0] * mask[..., None] for mask in masks.values()])
+    weights = np.zeros((tapped.shape[-1], 4))
+    for k, logits in zip(masks, apply(variables, masked.astype(np.float32))[0], strict=True):
+        weights[k] = reference.sigmoid(logits)
+    for label in range(4):
+        expected = reference.weighted_map(tapped, weights[:, label])
+        np.testing.assert_allclose(maps[0, label], expected, rtol=1e-4)
+
+
+def test_sharded_maps_are_the_unsharded_ones(network, variables, images, all_maps):
+    mesh = parallel.make_mesh()
+    assert mesh.size == 4
+    maps, logits = mj.make_explain_fn(network, ALL, mask_chunk=8, mesh=mesh)(variables, images)
+    np.testing.assert_allclose(logits, all_maps[1], atol=1e-6)
+    for name in ALL:
+        np.testing.assert_allclose(maps[name], all_maps[0][name], atol=1e-6, err_msg=name)
+    with pytest.raises(ValueError, match="3 rows cannot be split evenly over 4 devices"):
+        mj.make_explain_fn(network, "cam", mesh=mesh)(variables, images[:3])
+
+
+def test_groups_of_methods_share_passes():
+    assert group_methods(("cam", "score_cam", "grad_cam")) == [
+        ("cam", "grad_cam"),
+        ("score_cam",),
+    ]
+
+
+NAMES = "cam, grad_cam, grad_cam_plus_plus, score_cam, minmax_cam, d_minmax_cam, minmax_grad_cam"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "cma"}, f"unknown method 'cma'; methods: {NAMES}, d_minmax_grad_cam"),
+        ({"tap": "middle", "method": "grad_cam"}, "unknown tap 'middle'; taps: early, late"),
+        ({"tap": "early"}, "minmax_cam explains the last tap 'late' only, not 'early'"),
+        ({"mask_chunk": 0}, "mask_chunk must be at least 1, not 0"),
+        (
+            {"present": np.ones((4, 3), bool)},
+            r"present has shape \(4, 3\), the logits have \(4, 4\)",
+        ),
+        ({"images": np.zeros((4, 8, 12), np.float32)}, r"\(b H W 3\).*\(4, 8, 12\)"),
+        ({"images": np.zeros((4, 8, 12, 1), np.float32)}, r"\(b H W 3\).*\(4, 8, 12, 1\)"),
+        ({"images": np.zeros((4, 8, 12, 3), np.uint8)}, "floating .*uint8"),
+    ],
+)
+def test_errors(options, message, network, variables, images):
+    images = options.pop("images", images)
+    with pytest.raises(ValueError, match=message) as error:
+        mj.explain(network, variables, images, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_no_methods_are_an_error(network):
+    for make in (functools.partial(mj.make_explain_fn, network), group_methods):
+        with pytest.raises(ValueError, match="no method given; methods: cam, "):
+            make(())
+
+
+@pytest.mark.parametrize("method", KERNEL)
+def test_a_network_without_a_kernel_has_no_kernel_methods(method):
+    with pytest.raises(ValueError, match=f"^{method} needs a head that is linear after pooling"):
+        mj.make_explain_fn(toys.bent_network(), method)
+
+
+def test_a_network_that_does_not_return_its_tap(variables, images):
+    network = mj.Network(apply=toys.toy_apply, taps=("late", "conv5"))
+    with pytest.raises(ValueError, match="no activations 'conv5'; .*early, late"):
+        mj.explain(network, variables, images, method="grad_cam")

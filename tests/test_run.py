@@ -1,0 +1,240 @@
+"""The stages together: what they write, what they skip, and what a killed run ends with."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minmax_jax.config import default_config
+from minmax_jax.data import create_source
+from minmax_jax.run import run
+
+ROOT = pathlib.Path(__file__).parents[1]
+METHODS = ("cam", "score_cam", "d_minmax_grad_cam")
+
+
+def tiny_config():
+    """Two variants on a handful of small scenes."""
+    config = default_config()
+    config.data.train.size = 24
+    config.data.validation.size = 10
+    config.data.image_size = 32
+    config.train.batch_size = 8
+    config.train.stages = [{"epochs": 2, "learning_rate": 0.1, "unfrozen": 1.0}]
+    config.evaluate.batch_size = 4
+    config.evaluate.pair_chunk = 8
+    config.evaluate.mask_chunk = 16
+    config.evaluate.methods = METHODS
+    config.evaluate.present = "annotated"
+    config.report.photos = 2
+    config.variants = {"plain": {}, "regularised": {"network": {"head": "kur", "alpha": 10.0}}}
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run(tiny_config(), tmp_path_factory.mktemp("run"))
+
+
+def test_results_have_the_promised_form(finished):
+    assert json.loads((finished / "config.json").read_text())["evaluate"]["threshold"] == 0.15
+    source = create_source("scenes", "validation", size=10)
+    labels = np.stack([source[i]["labels"] for i in range(10)])
+    for variant in ("plain", "regularised"):
+        classification = json.loads((finished / variant / "classification.json").read_text())
+        assert set(classification) == {"f1", "f2", "map", "label_names"}
+        assert len(classification["label_names"]) == 10
+        assert set(classification["f2"]) == {"macro", "micro", "weighted", "per_label"}
+        evaluation = json.loads((finished / variant / "evaluation.json").read_text())
+        assert set(evaluation) == {"label_names", "settings", "methods"}
+        assert evaluation["settings"]["images"] == 10
+        assert evaluation["settings"]["images_skipped"] == 0
+        assert tuple(evaluation["methods"]) == METHODS
+        for result in evaluation["methods"].values():
+            # With annotated labels the pairs are known without any network.
+            assert result["pairs"] == labels.sum(axis=0).tolist()
+            assert {"f1_minus", "f1_plus", "iou"} <= set(result["macro"])
+            assert len(result["per_label"]["average_drop"]) == 10
+            assert result["seconds"] > 0
+    page = (finished / "report" / "index.html").read_text()
+    assert "D-MinMax-Grad-CAM" in page
+
+
+def test_finished_stages_are_skipped(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("*/*.*")}
+    page = finished / "report" / "index.html"
+    run(tiny_config(), finished)
+    for path, changed in before.items():
+        assert path == page or path.stat().st_mtime_ns == changed, path
+    printed = capsys.readouterr().out
+    assert "plain: trained already" in printed and f"report: {page}" in printed
+
+
+def test_other_config_changes_nothing(finished):
+    config = tiny_config()
+    config.train.stages[0]["learning_rate"] = 0.2
+    config.seed = 3
+    before = {path: path.read_bytes() for path in finished.glob("*/*.json")}
+    with pytest.raises(ValueError, match=r"seed: 0, 3; train.stages\[0\].learning_rate: 0.1, 0.2"):
+        run(config, finished)
+    assert before == {path: path.read_bytes() for path in finished.glob("*/*.json")}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {"name": "foo"}}, "scenes_resnet"),
+        ({"network": {"head": "foo"}}, "kur"),
+        ({"network": {"weights": "none.h5"}}, "none.h5"),
+        ({"data": {"source": "foo"}}, "scenes, csv"),
+        ({"data": {"options": {"foo": 1}}}, "unknown option 'foo'"),
+        ({"data": {"resize": "foo"}}, "letterbox"),
+        ({"evaluate": {"methods": ("foo",)}}, "unknown method 'foo'; methods: cam"),
+        ({"evaluate": {"present": "foo"}}, "detected, annotated"),
+        ({"evaluate": {"fill": "foo"}}, "zero, blur"),
+        ({"evaluate": {"iou": "foo"}}, "pooled, per_image"),
+    ],
+)
+def test_wrong_names_are_found_before_anything_is_written(tmp_path, change, message):
+    config = tiny_config()
+    config.variants = {"only": change}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_stages_need_their_input(tmp_path):
+    with pytest.raises(ValueError, match="run the train stage first"):
+        run(tiny_config(), tmp_path, stages=["evaluate"])
+    with pytest.raises(ValueError, match="unknown stages"):
+        run(tiny_config(), tmp_path, stages=["foo"])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of six photos of two colours, and weights for the network that explains them."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    (folder / "images").mkdir(parents=True)
+    rows = ["image,labels"]
+    for index in range(6):
+        image = rng.integers(0, 60, (40, 50, 3), np.uint8)
+        image[:, :, index % 2] += 150
+        Image.fromarray(image).save(folder / "images" / f"{index}.png")
+        rows.append(f"{index}.png,{('<b>red', 'green')[index % 2]}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_folder_of_photos_skips_and_counts_damaged_ones(tmp_path, photos):
+    (photos / "images" / "3.png").write_bytes(b"not a picture")
+    config = tiny_config()
+    config.data.source = "csv"
+    config.data.train = {}
+    config.data.validation = {}
+    config.data.options = {
+        "root": str(photos),
+        "train_csv": "labels.csv",
+        "validation_csv": "labels.csv",
+    }
+    config.train.batch_size = 2
+    config.variants = {"plain": {"evaluate": {"methods": ("cam",)}}}
+    with pytest.raises(ValueError, match="3.png"):
+        run(config, tmp_path / "run")
+    config.data.options.on_error = "skip"
+    folder = run(config, tmp_path / "other")
+    evaluation = json.loads((folder / "plain" / "evaluation.json").read_text())
+    assert evaluation["settings"]["images_skipped"] == 1
+    assert evaluation["settings"]["images"] == 5
+    assert "iou" not in evaluation["methods"]["cam"]["macro"]
+    assert "<b>red" not in (folder / "report" / "index.html").read_text()
+
+
+def launch(workdir):
+    """The tiny config through the command line, as a process that can be killed."""
+    config = [
+        f"--config.{field}"
+        for field in (
+            "data.train.size=64",
+            "data.validation.size=24",
+            "data.image_size=32",
+            "train.batch_size=8",
+            "train.stages[0].epochs=4",
+            "evaluate.batch_size=4",
+            "evaluate.pair_chunk=8",
+            "evaluate.mask_chunk=16",
+            f"evaluate.methods={METHODS}",
+            "evaluate.present=annotated",
+            "evaluate.save_seconds=0.0",
+            "report.photos=1",
+        )
+    ]
+    command = [sys.executable, "launch.py", "--config", "experiments/scenes.py:regularised"]
+    return subprocess.Popen(
+        [*command, "--workdir", str(workdir), *config],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def kill_when(workdir, ready):
+    """Starts the run, kills it once `ready()` holds, and says whether it was still running."""
+    process = launch(workdir)
+    while process.poll() is None and not ready():
+        time.sleep(0.01)
+    alive = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return alive
+
+
+def results(workdir):
+    folder = workdir / "regularised"
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    for result in evaluation["methods"].values():
+        del result["seconds"]
+    with np.load(folder / "gallery.npz") as gallery:
+        arrays = {name: gallery[name].tobytes() for name in gallery.files}
+    texts = [(folder / name).read_text() for name in ("history.json", "classification.json")]
+    return evaluation, arrays, texts
+
+
+@pytest.mark.slow
+def test_killed_run_ends_bit_identical(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = launch(whole)
+    assert process.wait() == 0, process.stderr.read().decode()
+    variant = broken / "regularised"
+    random.seed(0)
+
+    def after(path):
+        """At a random moment after something has appeared."""
+        seen = []
+
+        def ready():
+            if path.exists() and not seen:
+                seen.append(time.monotonic() + random.uniform(0, 0.5))
+            return bool(seen) and time.monotonic() >= seen[0]
+
+        return ready
+
+    assert kill_when(broken, after(variant / "checkpoints"))
+    assert kill_when(broken, after(variant / "checkpoints" / "2"))
+    assert not (variant / "classification.json").exists()
+    assert kill_when(broken, after(variant / "evaluation_state.npz"))
+    assert (variant / "classification.json").exists()
+    assert not (variant / "evaluation.json").exists()
+    process = launch(broken)
+    assert process.wait() == 0, process.stderr.read().decode()
+    assert results(broken) == results(whole)
