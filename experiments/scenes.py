@@ -14,9 +14,9 @@ def get_config(variant=None):
     config.data.options.seed = 0
     config.data.train.size = 6000
     config.data.validation.size = 500
-    config.train.batch_size = 64
+    config.train.batch_size = 32
     # No pretrained weights: everything is trained at once, in one stage.
-    config.train.stages = [{"epochs": 12, "learning_rate": 0.1, "unfrozen": 1.0}]
+    config.train.stages = [{"epochs": 10, "learning_rate": 0.5, "unfrozen": 1.0}]
     config.train.plateau_patience = 2
     config.variants = {"plain": {}, "regularised": {"network": {"head": "kur", "alpha": 10.0}}}
     select_variant(config, variant)

@@ -42,8 +42,8 @@ def default_config() -> ConfigDict:
     config.train = ConfigDict()  # minmax_jax.train.fit
     config.train.batch_size = 32
     config.train.stages = [
-        ConfigDict({"epochs": 30, "learning_rate": 0.1, "unfrozen": 0.0}),
-        ConfigDict({"epochs": 80, "learning_rate": 0.01, "unfrozen": 0.6}),
+        {"epochs": 30, "learning_rate": 0.1, "unfrozen": 0.0},
+        {"epochs": 80, "learning_rate": 0.01, "unfrozen": 0.6},
     ]
     config.train.momentum = 0.9
     config.train.weight_decay = 0.0

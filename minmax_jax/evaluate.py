@@ -188,7 +188,8 @@ class _Sweep:
     """Adds batches to a `_State`; holds what stays the same from batch to batch."""
 
     def __init__(self, network, variables, methods, switches, pair_chunk, mask_chunk, mesh):
-        self.variables = variables
+        self.variables = parallel.replicate(mesh, variables)
+        self.mesh = mesh
         self.methods = methods
         self.switches = switches
         self.pair_chunk = pair_chunk
@@ -225,7 +226,10 @@ class _Sweep:
 
     def _arrays(self, batch, state):
         """The batch filled up to the size of the first one, and which of its rows are real."""
-        images, index = batch["image"], state.batches
+        index = state.batches
+        if "image" not in batch:
+            raise ValueError(f"batch {index} has no image, only {', '.join(batch) or 'nothing'}")
+        images = batch["image"]
         number = len(images)
         state.batch_size = size = state.batch_size or number
         if number > size:
@@ -255,7 +259,8 @@ class _Sweep:
             [np.insert(pairs, 0, number, axis=1) for number in range(len(self.methods))]
         ).astype(np.int32)
         names = masking.METRICS + (() if segmentations is None else localization.SUMS)
-        totals = sums.zero(names, len(self.methods) * num_labels)
+        # Where the step leaves its totals, so that they do not make it a second program.
+        totals = parallel.replicate(self.mesh, sums.zero(names, len(self.methods) * num_labels))
         stacked = jnp.stack([maps[name] for name in self.methods])
         arrays = (images, stacked, logits, present, segmentations)
         for start in range(0, len(index), self.pair_chunk):
@@ -299,7 +304,7 @@ def _score_fn(network: Network, switches: Switches, mesh: jax.sharding.Mesh | No
             scores |= jax.vmap(locate)(masks, segmentations[image], label)
         return sums.add(totals, scores, method * logits.shape[1] + label, valid)
 
-    return jax.jit(score)
+    return jax.jit(score, out_shardings=parallel.everywhere(mesh))
 
 
 def _result(state, methods, switches, label_names):

@@ -86,7 +86,7 @@ def explain(
         arrays of another rank, shape or dtype.
     """
     explain_fn = make_explain_fn(network, method, tap=tap, mask_chunk=mask_chunk)
-    return explain_fn(variables, images, present)
+    return explain_fn(variables, images, None if present is None else jnp.asarray(present))
 
 
 def make_explain_fn(

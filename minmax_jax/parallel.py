@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -12,6 +14,16 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh of all devices (or of `devices`) along one axis, over which batches are split."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (DATA,), devices=devices, axis_types=(AxisType.Auto,))
+
+
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """The sharding of arrays that lie whole on every device; without a mesh, None."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(mesh: Mesh | None, tree: Any) -> Any:
+    """Puts arrays on every device of the mesh (on the default one without), once for many calls."""
+    return jax.device_put(tree, everywhere(mesh))
 
 
 def split(mesh: Mesh | None, array: jax.Array) -> jax.Array:

@@ -62,11 +62,15 @@ def run(
     if unknown or not stages:
         raise ValueError(f"unknown stages {sorted(unknown)}; stages: {', '.join(STAGES)}")
     workdir = pathlib.Path(workdir)
-    # Everything is named and built before anything is written or computed.
     experiments = [
         _Experiment(resolve_variant(config, name), name, workdir / name) for name in config.variants
     ]
-    _claim(workdir, config)
+    # What can be found wrong is found before anything is written or computed.
+    wanted = json.loads(json.dumps(config.to_dict()))
+    _check_workdir(workdir, wanted)
+    for experiment in experiments:
+        experiment.check(stages)
+    files.write_json(workdir / "config.json", wanted)
     if "train" in stages:
         for experiment in experiments:
             experiment.train()
@@ -78,14 +82,10 @@ def run(
     return workdir
 
 
-def _claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Writes `config.json`, or compares with the one that is there."""
-    wanted = json.loads(json.dumps(config.to_dict()))
+def _check_workdir(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
+    """Refuses a folder whose results are another config's."""
     path = workdir / "config.json"
-    if not path.exists():
-        files.write_json(path, wanted)
-        return
-    found = differences(files.read_json(path), wanted)
+    found = differences(files.read_json(path), wanted) if path.exists() else []
     if found:
         raise ValueError(
             f"{workdir} was made by another config; choose another --workdir. Fields that differ "
@@ -98,26 +98,52 @@ class _Experiment:
 
     def __init__(self, config: ConfigDict, name: str, folder: pathlib.Path):
         self.config, self.name, self.folder = config, name, folder
-        self.train_source = self._source("train")
-        self.validation_source = self._source("validation")
-        self.label_names = self.validation_source.label_names
-        if self.train_source.label_names != self.label_names:
-            raise ValueError("training and validation data have different labels")
-        network = config.network
-        self.network = create_network(
-            network.name,
-            num_labels=len(self.label_names),
-            head=network.head,
-            alpha=network.alpha,
-            dropout=network.dropout,
+
+    @functools.cached_property
+    def train_source(self) -> data.Source:
+        return self._source("train")
+
+    @functools.cached_property
+    def validation_source(self) -> data.Source:
+        return self._source("validation")
+
+    @functools.cached_property
+    def network(self) -> Network:
+        config = self.config.network
+        return create_network(
+            config.name,
+            num_labels=len(self.validation_source.label_names),
+            head=config.head,
+            alpha=config.alpha,
+            dropout=config.dropout,
         )
-        self.stages = [Stage(**stage) for stage in config.train.stages]
-        self.augment = data.Augment(**config.augment)
-        self.switches = {field: config.evaluate[field] for field in _SWITCHES}
-        Switches(**self.switches)
-        for group in group_methods(config.evaluate.methods):
-            make_explain_fn(self.network, group, mask_chunk=config.evaluate.mask_chunk)
+
+    def check(self, stages: Sequence[str]) -> None:
+        """Builds whatever the stages name, so that a wrong name or file is known at once."""
+        config = self.config
+        [Stage(**stage) for stage in config.train.stages]
+        data.Augment(**config.augment)
+        Switches(**self._switches())
+        group_methods(config.evaluate.methods)
         images_lib.check_resize(config.data.resize)
+        if "evaluate" in stages:
+            for group in group_methods(config.evaluate.methods):
+                make_explain_fn(self.network, group, mask_chunk=config.evaluate.mask_chunk)
+        if "train" in stages and not self._trained():
+            if self.train_source.label_names != self.validation_source.label_names:
+                raise ValueError("training and validation data have different labels")
+            if config.network.weights:
+                shapes = jax.eval_shape(self.network.init, jax.random.key(0))
+                self._load_weights(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+
+    def _trained(self) -> bool:
+        return (self.folder / "classification.json").exists()
+
+    def _switches(self) -> dict[str, Any]:
+        return {field: self.config.evaluate[field] for field in _SWITCHES}
+
+    def _load_weights(self, variables) -> tuple[Any, list[str]]:
+        return load_keras_h5(self.config.network.weights, variables, head=self.config.network.head)
 
     def _source(self, split: str) -> data.Source:
         options = self.config.data
@@ -134,13 +160,13 @@ class _Experiment:
         )
 
     def train(self) -> None:
-        if (self.folder / "classification.json").exists():
+        if self._trained():
             print(f"{self.name}: trained already")
             return
         print(f"{self.name}: training", flush=True)
         config = self.config.train
         validation = self._batches(self.validation_source, self.config.evaluate.batch_size)
-        augments = any(self.config.augment.values())
+        augment = data.Augment(**self.config.augment)
         variables, history = fit(
             self.network,
             self._initial_variables(),
@@ -149,11 +175,11 @@ class _Experiment:
                 config.batch_size,
                 seed=self.config.seed,
                 epoch=epoch,
-                augment=self.augment if augments else None,
+                augment=augment,
                 drop_remainder=True,
             ),
             validation,
-            stages=self.stages,
+            stages=[Stage(**stage) for stage in config.stages],
             directory=self.folder,
             seed=self.config.seed,
             **{field: config[field] for field in _TRAINING},
@@ -163,15 +189,13 @@ class _Experiment:
         files.write_json(self.folder / "history.json", {"epochs": history})
         files.write_json(
             self.folder / "classification.json",
-            scores | {"label_names": list(self.label_names)},
+            scores | {"label_names": list(self.validation_source.label_names)},
         )
 
     def _initial_variables(self) -> Any:
         variables = self.network.init(jax.random.key(self.config.seed))
         if self.config.network.weights:
-            variables, notes = load_keras_h5(
-                self.config.network.weights, variables, head=self.config.network.head
-            )
+            variables, notes = self._load_weights(variables)
             for note in notes:
                 print(f"{self.config.network.weights}: {note}")
         return variables
@@ -181,7 +205,7 @@ class _Experiment:
         if results.exists() and gallery.exists():
             print(f"{self.name}: evaluated already")
             return
-        if not (self.folder / "classification.json").exists():
+        if not self._trained():
             raise ValueError(f"{self.folder} holds no trained network: run the train stage first")
         print(f"{self.name}: evaluating", flush=True)
         config = self.config.evaluate
@@ -205,12 +229,12 @@ class _Experiment:
             self.network,
             variables,
             self._batches(self.validation_source, config.batch_size),
-            label_names=self.label_names,
+            label_names=self.validation_source.label_names,
             pair_chunk=config.pair_chunk,
             state_path=state,
             save_seconds=config.save_seconds,
             **shared,
-            **self.switches,
+            **self._switches(),
         )
         evaluation["settings"]["images_skipped"] = len(self.validation_source.skipped)
         files.write_json(results, evaluation)

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 
 import numpy as np
 import pytest
-from PIL import ImageColor
 
 import minmax_jax as mj
 from minmax_jax import parallel
 from minmax_jax.metrics import localization, masking
-from tests import reference, toys
+from tests import toys
+from tests.evaluate_loop import evaluate_loop
 
 SIZES = (3, 3, 1)
 evaluate = functools.partial(mj.evaluate, progress=False)
@@ -54,85 +53,6 @@ def cut(examples, sizes=SIZES, names=("image", "labels", "mask")):
     ]
 
 
-def blurred(image):
-    """Gaussian of 5 % of each side, weights renormalised at the edge."""
-    out = np.zeros(image.shape)
-    height, width = image.shape[:2]
-    for y in range(height):
-        for x in range(width):
-            total = 0.0
-            for v in range(height):
-                for u in range(width):
-                    distance = ((v - y) / (0.05 * height)) ** 2 + ((u - x) / (0.05 * width)) ** 2
-                    weight = math.exp(-distance / 2)
-                    out[y, x] += weight * image[v, u]
-                    total += weight
-            out[y, x] /= total
-    return out
-
-
-def evaluate_loop(
-    variables,
-    examples,
-    methods,
-    *,
-    present="detected",
-    fill="zero",
-    others="zero",
-    f1="per_label",
-    normalize_at="activation",
-    threshold=0.15,
-    iou="pooled",
-):
-    """One image, one method, one label at a time, in float64, as the definitions have it."""
-    names = masking.METRICS + (localization.SUMS if "mask" in examples else ())
-    rows = {method: {name: [[] for _ in variables["bias"]] for name in names} for method in methods}
-    for index, image in enumerate(examples["image"]):
-        image, size = image.astype(float), image.shape[:2]
-        twin = toys.Toy64(variables, image)
-        chosen = twin.logits > 0 if present == "detected" else examples["labels"][index]
-        filling = np.zeros(image.shape)
-        if fill == "blur":
-            filling = blurred(image)
-        elif fill != "zero":
-            filling[:] = np.array(ImageColor.getrgb(fill)) / 127.5 - 1
-
-        def probabilities(mask, image=image, filling=filling):
-            seen = mask[..., None] * image + (1 - mask[..., None]) * filling
-            return reference.sigmoid(toys.Toy64(variables, seen).logits)
-
-        for method in methods:
-            for label in np.flatnonzero(chosen):
-                mask = twin.map(method, chosen, label)
-                if normalize_at == "activation":
-                    mask = reference.resize(reference.normalize(mask), size)
-                else:
-                    mask = reference.normalize(reference.resize(mask, size))
-                scores = reference.pair_scores(
-                    reference.sigmoid(twin.logits),
-                    probabilities(mask),
-                    probabilities(1 - mask),
-                    label,
-                    chosen,
-                    others,
-                )
-                if "mask" in examples:
-                    scores |= reference.location_scores(
-                        mask, examples["mask"][index], label, threshold
-                    )
-                for name in names:
-                    rows[method][name][label].append(scores[name])
-    results = {}
-    for method, values in rows.items():
-        results[method] = {"pairs": [len(row) for row in values["average_drop"]]}
-        if "mask" in examples:
-            results[method]["localized_pairs"] = [
-                sum(value is not None for value in row) for row in values["iou"]
-            ]
-        results[method] |= reference.summarize(values, f1=f1, iou=iou)
-    return results
-
-
 def assert_same(found, expected, tolerance=2e-5):
     """Same structure, None at the same places, numbers to the tolerance."""
     if isinstance(expected, dict):
@@ -149,27 +69,18 @@ def assert_same(found, expected, tolerance=2e-5):
         assert found == expected and type(found) is type(expected)
 
 
+ANNOTATED = {
+    "present": "annotated",
+    "fill": "#ff8000",
+    "others": "skip",
+    "f1": "averages",
+    "iou": "per_image",
+    "threshold": 0.5,
+}
 SWITCHES = [
     ({}, True, tuple(mj.METHODS)),
-    (
-        {
-            "present": "annotated",
-            "others": "skip",
-            "f1": "averages",
-            "iou": "per_image",
-            "threshold": 0.5,
-        },
-        True,
-        ("d_minmax_cam", "grad_cam_plus_plus"),
-    ),
+    (ANNOTATED, True, ("d_minmax_cam", "grad_cam_plus_plus")),
     ({"fill": "blur", "normalize_at": "input"}, False, ("score_cam", "minmax_grad_cam")),
-    (
-        {"fill": "#ff8000", "present": "annotated", "normalize_at": "input", "iou": "per_image"},
-        True,
-        ("d_minmax_grad_cam",),
-    ),
-    ({"others": "skip"}, True, ("cam",)),
-    ({"f1": "averages", "fill": "white"}, False, ("cam",)),
 ]
 
 
@@ -205,6 +116,7 @@ def test_the_examples_tell_the_switches_apart(variables, examples):
     for switch in (
         {"present": "annotated"},
         {"fill": "blur"},
+        {"fill": "#ff8000"},
         {"others": "skip"},
         {"f1": "averages"},
         {"normalize_at": "input"},
@@ -221,16 +133,25 @@ METHODS = ("score_cam", "d_minmax_cam")
 
 
 @pytest.fixture(scope="module")
-def whole(network, variables, examples):
-    return evaluate(network, variables, cut(examples), methods=METHODS)
+def sweep(network, variables, examples):
+    """A sweep over all batches, and the programs compiled for it after the first batch."""
+    batches = cut(examples)
+    evaluate(network, variables, batches[:1], methods=METHODS)
+    with toys.count_compilations() as compiled:
+        found = evaluate(network, variables, batches, methods=METHODS)
+    return found, compiled
+
+
+@pytest.fixture(scope="module")
+def whole(sweep):
+    return sweep[0]
 
 
 @pytest.mark.parametrize(
     ("sizes", "options"),
     [
-        ((2, 2, 2, 1), {}),
+        ((2, 2, 2, 1), {"pair_chunk": 5, "mask_chunk": 3}),
         ((7,), {"pair_chunk": 1}),
-        (SIZES, {"pair_chunk": 5, "mask_chunk": 3}),
     ],
 )
 def test_how_the_work_is_cut_changes_nothing(sizes, options, network, variables, examples, whole):
@@ -238,35 +159,34 @@ def test_how_the_work_is_cut_changes_nothing(sizes, options, network, variables,
     assert_same(found, whole, 1e-5)
 
 
+def test_images_that_fill_up_a_batch_do_not_count(network, variables, examples):
+    """Even if the network sees labels in a blank image."""
+    variables = variables | {"bias": np.full(toys.NUM_LABELS, 0.5, np.float32)}
+    found = evaluate(network, variables, cut(examples), methods=METHODS)
+    assert_same(found["methods"], evaluate_loop(variables, examples, METHODS))
+    assert max(found["methods"]["score_cam"]["pairs"]) >= 2
+
+
 def test_sharded_results_are_the_unsharded_ones(network, variables, examples, whole):
     mesh = parallel.make_mesh()
     assert mesh.size == 4
-    found = evaluate(
-        network,
-        variables,
-        cut(examples, (4, 3)),
-        methods=METHODS,
-        mesh=mesh,
-        pair_chunk=6,
-        mask_chunk=8,
-    )
+    options = {"methods": METHODS, "mesh": mesh, "pair_chunk": 2, "mask_chunk": 8}
+    with toys.count_compilations() as compiled:
+        found = evaluate(network, variables, cut(examples, (4, 3)), **options)
     assert_same(found, whole, 1e-6)
+    assert compiled.count("jit(score)") == 1  # many chunks, two batches
 
 
-def test_everything_is_compiled_once_a_shape(variables, examples):
-    """More batches, a smaller last one and another sweep trace and compile nothing."""
-    apply = toys.CountingApply()
-    network = toys.toy_network(apply=apply)
-    batches = cut(examples)
-    evaluate(network, variables, batches[:1], methods=METHODS)
-    traces = apply.traces
+def test_everything_is_compiled_once_a_shape(sweep, network, examples):
+    """More batches, a smaller last one and other weights trace and compile nothing."""
+    assert sweep[1] == []
+    traces = network.apply.traces
     with toys.count_compilations() as compiled:
-        evaluate(network, variables, batches, methods=METHODS)
-        evaluate(network, toys.toy_variables(seed=3), batches, methods=METHODS)
-    assert compiled == [] and apply.traces == traces
-    with toys.count_compilations() as compiled:
-        evaluate(network, variables, cut(examples, (2,)), methods=METHODS[1:])
-    assert compiled != []
+        evaluate(network, toys.toy_variables(seed=3), cut(examples), methods=METHODS)
+    assert compiled == [] and network.apply.traces == traces
+    with toys.count_compilations() as compiled:  # another shape: the counters count
+        evaluate(network, toys.toy_variables(), cut(examples, (2,)), methods=METHODS[1:])
+    assert compiled != [] and network.apply.traces > traces
 
 
 class Interrupted(Exception):
@@ -327,7 +247,7 @@ def test_an_interrupted_sweep_goes_on(after, wrap, network, variables, examples,
         {"methods": METHODS[::-1]},
         {"others": "skip"},
         {"variables": {"bias": np.float32([0.1, -0.2, 0.3, 0.4])}},
-        {"batches": (2, 2, 2, 1)},
+        {"batches": (2, 2, 2, 1), "pair_chunk": 5, "mask_chunk": 3},
     ],
     ids=str,
 )
@@ -422,8 +342,15 @@ def test_errors(options, message, network, variables, examples):
     variables = variables | options.pop("variables", {})
     batches = options.pop("batches", cut(examples))
     with pytest.raises(ValueError, match=message) as error:
-        evaluate(network, variables, batches, **({"methods": METHODS[1:]} | options))
+        evaluate(network, variables, batches, **({"methods": METHODS} | options))
     assert "\n" not in str(error.value)
+
+
+def test_wrong_label_names_do_not_cost_a_whole_sweep(network, variables, examples):
+    with pytest.raises(ValueError, match="5 label names for 4 labels"):
+        evaluate(
+            network, variables, interrupted(cut(examples), 1), methods=METHODS, label_names="abcde"
+        )
 
 
 @pytest.mark.parametrize(
@@ -434,6 +361,7 @@ def test_errors(options, message, network, variables, examples):
             {"labels": np.ones((3, 5), bool)},
             r"present has shape \(3, 5\), the logits have \(3, 4\)",
         ),
+        ({"image": None}, "batch 1 has no image, only labels, mask"),
         ({"mask": None}, r"some batches have masks and some have none \(batch 1\)"),
         (
             {"mask": np.zeros((3, 8, 8), np.uint8)},
@@ -447,7 +375,7 @@ def test_batches_of_the_wrong_form(change, message, network, variables, examples
     first, second, _ = cut(examples)
     second = {name: value for name, value in (second | change).items() if value is not None}
     with pytest.raises(ValueError, match=message) as error:
-        evaluate(network, variables, [first, second], methods=METHODS[1:], present="annotated")
+        evaluate(network, variables, [first, second], methods=METHODS, present="annotated")
     assert "\n" not in str(error.value)
 
 

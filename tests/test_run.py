@@ -97,7 +97,7 @@ def test_other_config_changes_nothing(finished):
         ({"network": {"head": "foo"}}, "kur"),
         ({"network": {"weights": "none.h5"}}, "none.h5"),
         ({"data": {"source": "foo"}}, "scenes, csv"),
-        ({"data": {"options": {"foo": 1}}}, "unknown option 'foo'"),
+        ({"data": {"options": {"foo": 1}}}, "'foo', valid: size, seed"),
         ({"data": {"resize": "foo"}}, "letterbox"),
         ({"evaluate": {"methods": ("foo",)}}, "unknown method 'foo'; methods: cam"),
         ({"evaluate": {"present": "foo"}}, "detected, annotated"),

@@ -175,7 +175,7 @@ def _layers(init: Callable[[jax.Array], Variables]) -> tuple[str, ...]:
     called = []
 
     def record(run, args, kwargs, context):
-        if context.module.name is not None:
+        if len(context.module.path) == 1:
             called.append(context.module.name)
         return run(*args, **kwargs)
 

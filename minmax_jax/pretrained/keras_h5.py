@@ -71,7 +71,8 @@ def load_keras_h5(
         if value.shape != shape:
             misshapen.append(f"{layer}/{name} {value.shape} for {shape}")
         filled[key] = value
-    missing = ["/".join(key[1:]) for key in ours if key not in filled and key[1] != _HEAD]
+    left = _HEAD if notes else None
+    missing = ["/".join(key[1:]) for key in ours if key not in filled and key[1] != left]
     faults = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
     lines = [f"{fault}: {_listed(names)}" for fault, names in faults.items() if names]
     if lines:

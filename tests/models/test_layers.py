@@ -1,0 +1,96 @@
+"""Convolutions against `lax.conv_general_dilated`, on every branch and in every direction."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from minmax_jax.models.layers import Conv, convolve
+
+CASES = {
+    "pointwise": ((1, 1, 6, 5), 1, "SAME"),
+    "pointwise strided": ((1, 1, 6, 5), 2, "SAME"),
+    "pointwise valid strided": ((1, 1, 6, 5), 3, "VALID"),
+    "pointwise padded": ((1, 1, 6, 5), 1, ((1, 1), (0, 2))),
+    "depthwise": ((3, 3, 1, 6), 1, "SAME"),
+    "depthwise strided": ((3, 3, 1, 6), 2, "SAME"),
+    "depthwise explicit": ((3, 3, 1, 6), 2, ((0, 1), (2, 1))),
+    "depthwise oblong": ((5, 3, 1, 6), 3, "VALID"),
+    "full": ((3, 3, 6, 5), 2, "SAME"),
+    "grouped": ((3, 3, 3, 4), 1, "SAME"),
+    "depthwise multiplied": ((3, 3, 1, 12), 1, "SAME"),
+}
+
+
+def plain(x, kernel, stride, padding):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_convolve_is_the_plain_convolution_and_so_are_its_gradients(case):
+    shape, stride, padding = CASES[case]
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 9, 8, 6)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    out = jax.eval_shape(lambda x, k: plain(x, k, stride, padding), x, kernel)
+    cotangents = jnp.asarray(rng.standard_normal((3, *out.shape)), jnp.float32)
+
+    def everything(f):
+        def run(x, kernel, cotangents):
+            y, pullback = jax.vjp(f, x, kernel)
+            return y, jax.vmap(pullback)(cotangents)
+
+        return jax.jit(run)(x, kernel, cotangents)
+
+    ours = everything(lambda x, k: convolve(x, k, stride=stride, padding=padding))
+    theirs = everything(lambda x, k: plain(x, k, stride, padding))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_convolve_maps_over_kernels():
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.standard_normal((2, 6, 6, 4)), jnp.float32)
+    for shape in ((1, 1, 4, 3), (3, 3, 1, 4)):
+        kernels = jnp.asarray(rng.standard_normal((2, *shape)), jnp.float32)
+        stacked = jax.vmap(lambda kernel: convolve(x, kernel))(kernels)
+        single = [plain(x, kernel, 1, "SAME") for kernel in kernels]
+        np.testing.assert_allclose(stacked, np.stack(single), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4, 3), (3, 3, 1, 4)])
+def test_the_platform_chooses(shape):
+    x, kernel = jnp.zeros((1, 6, 6, 4)), jnp.zeros(shape)
+    traced = jax.jit(convolve).trace(x, kernel)
+    assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.convolution" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_low_precision_stays_low():
+    x, kernel = jnp.ones((1, 6, 6, 4), jnp.bfloat16), jnp.ones((3, 3, 1, 4), jnp.bfloat16)
+    assert convolve(x, kernel).dtype == jnp.bfloat16
+    assert convolve(x, jnp.ones((1, 1, 4, 2), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_a_kernel_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"\(3, 3, 4, 8\) does not fit input \(1, 6, 6, 6\)"):
+        convolve(jnp.zeros((1, 6, 6, 6)), jnp.zeros((3, 3, 4, 8)))
+
+
+def test_conv_owns_one_ordinary_kernel():
+    x, key = jnp.zeros((1, 6, 6, 4)), jax.random.key(0)
+    full = jax.eval_shape(Conv(7, 3).init, key, x)["params"]
+    depthwise = jax.eval_shape(Conv(None, 3).init, key, x)["params"]
+    assert {name: value.shape for name, value in full.items()} == {"kernel": (3, 3, 4, 7)}
+    assert {name: value.shape for name, value in depthwise.items()} == {"kernel": (3, 3, 1, 4)}
