@@ -57,7 +57,9 @@ class MobileNetV2(nn.Module):
         tap = Taps(perturbations)
 
         def norm(x, name):
-            return batch_norm(x, name=name, train=train, frozen=frozen, momentum=0.999, epsilon=1e-3)
+            return batch_norm(
+                x, name=name, train=train, frozen=frozen, momentum=0.999, epsilon=1e-3
+            )
 
         # "SAME" with a 3x3 window and stride 2 is (0, 1) on even sides and (1, 1) on odd ones,
         # which is what Keras pads explicitly.

@@ -196,4 +196,6 @@ def check_images(images: jax.Array) -> None:
 def _check_names(what, names, known_as, known) -> None:
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise ValueError(f"{what} names unknown {known_as} {unknown}; {known_as} are {list(known)}.")
+        raise ValueError(
+            f"{what} names unknown {known_as} {unknown}; {known_as} are {list(known)}."
+        )

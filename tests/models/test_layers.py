@@ -69,6 +69,21 @@ def test_convolve_maps_over_kernels():
         np.testing.assert_allclose(stacked, np.stack(single), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 4, 3), (3, 3, 1, 4), (3, 3, 4, 3)])
+def test_gradients_of_a_sharded_batch_are_those_of_the_whole(shape):
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.standard_normal((4, 6, 6, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    gradients = jax.jit(jax.grad(lambda x, k: jnp.sum(convolve(x, k) ** 2), argnums=(0, 1)))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    sharded = gradients(jax.device_put(x, batch), jax.device_put(kernel, whole))
+    for a, b in zip(sharded, gradients(x, kernel), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+    assert sharded[0].sharding.is_equivalent_to(batch, 4)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 4, 3), (3, 3, 1, 4)])
 def test_the_platform_chooses(shape):
     x, kernel = jnp.zeros((1, 6, 6, 4)), jnp.zeros(shape)

@@ -119,7 +119,6 @@ def test_training_moves_the_statistics_by_the_batch(network, variables, images):
 def test_frozen_layers_run_on_their_stored_statistics(network, variables, images):
     stored = {"yak": {"mean": jnp.full(4, 0.3), "var": jnp.full(4, 2.0)}}
     variables = {**variables, "batch_stats": stored}
-    # Twice the batch statistics would show; dropout is the same for the same key.
     run = {
         frozen: network.train_apply(variables, images, key=jax.random.key(3), frozen=frozen)
         for frozen in (frozenset(), frozenset({"yak"}))
@@ -128,7 +127,7 @@ def test_frozen_layers_run_on_their_stored_statistics(network, variables, images
     jax.tree.map(np.testing.assert_array_equal, stats, stored)
     assert (run[frozenset()][1]["yak"]["mean"] != 0.3).all()
     assert (run[frozenset()][0] != logits).any()
-    # The output is the inference output but for dropout, which keeps or doubles each feature.
+    # The output is that of inference but for dropout, which drops or doubles each pooled feature.
     kernel = np.asarray(network.head_kernel(variables))
     pooled = np.asarray(network.apply(variables, images)[1]["late"]).mean((1, 2))
     for b in range(2):

@@ -39,7 +39,9 @@ def keras_model():
     with mock.patch.dict(os.environ, KERAS_BACKEND="jax"):
         keras = pytest.importorskip("keras")
     zeros = mock.patch.object(
-        keras.initializers.GlorotUniform, "__call__", lambda self, shape, dtype=None: np.zeros(shape)
+        keras.initializers.GlorotUniform,
+        "__call__",
+        lambda self, shape, dtype=None: np.zeros(shape),
     )
     with zeros, jax.numpy_rank_promotion("allow"):
         model = keras.applications.MobileNetV2(
@@ -114,9 +116,7 @@ def small():
             "norm": {"scale": np.zeros(4, np.float32), "bias": np.zeros(4, np.float32)},
             "head": {"kernel": np.zeros((4, 2), np.float32), "bias": np.zeros(2, np.float32)},
         },
-        "batch_stats": {
-            "norm": {"mean": np.zeros(4, np.float32), "var": np.zeros(4, np.float32)}
-        },
+        "batch_stats": {"norm": {"mean": np.zeros(4, np.float32), "var": np.zeros(4, np.float32)}},
     }
     rng = np.random.default_rng(0)
     foreign = {
@@ -176,7 +176,8 @@ def test_every_misfit_is_named_in_one_line(small, tmp_path):
         load_keras_h5(path, ours)
     assert str(error.value) == (
         f"weights file {path} does not fit: missing: norm/mean; "
-        "unknown: norm/momentum, extra/kernel; misshapen: deep/kernel (3, 3, 5, 1) for (3, 3, 1, 4)."
+        "unknown: norm/momentum, extra/kernel; "
+        "misshapen: deep/kernel (3, 3, 5, 1) for (3, 3, 1, 4)."
     )
 
 
