@@ -13,7 +13,7 @@ def get_config(variant=None):
     config.data.source = "scenes"
     config.data.options.seed = 0
     config.data.train.size = 6000
-    config.data.validation.size = 500
+    config.data.validation.size = 1000
     config.train.batch_size = 32
     # No pretrained weights: everything is trained at once, in one stage.
     config.train.stages = [{"epochs": 10, "learning_rate": 0.5, "unfrozen": 1.0}]
