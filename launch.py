@@ -1,6 +1,9 @@
 """Runs an experiment: trains its variants, explains, scores, reports.
 
-python launch.py --config experiments/scenes.py --workdir runs/scenes
+    python launch.py --config experiments/scenes.py --workdir runs/scenes
+
+Fields of the config are overridden by `--config.FIELD=VALUE`; a repeated command goes on where the
+last one stopped.
 """
 
 from __future__ import annotations

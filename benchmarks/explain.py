@@ -2,8 +2,8 @@
 
     python -m benchmarks.explain [--network mobilenet_v2] [--batch 8] [--size 224] [--json FILE]
 
-Every method serves all labels of the image, so 20 labels should cost what 1 does. Score-CAM forwards
-one masked image per live channel; its figure is the cost per masked image, on a batch of one.
+Every method serves all labels of the image, so 20 labels should cost what 1 does. Score-CAM
+forwards one masked image per live channel; its figure is the cost per masked image, on one image.
 """
 
 from __future__ import annotations

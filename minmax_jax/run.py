@@ -23,7 +23,6 @@ from minmax_jax.gallery import choose_photos, make_gallery
 from minmax_jax.metrics.classification import classification_scores
 from minmax_jax.models import Network, create_network
 from minmax_jax.predict import predict, sigmoid
-
 from minmax_jax.pretrained.keras_h5 import load_keras_h5
 from minmax_jax.report import page, tables
 from minmax_jax.train import Stage, fit, restore_best
