@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import os
 import pathlib
 import time
@@ -24,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from minmax_jax import files, parallel
+from minmax_jax import parallel
 from minmax_jax.cams import maps as map_ops
 from minmax_jax.explain import METHODS, group_methods, make_explain_fn
 from minmax_jax.metrics import localization, masking, sums
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.perturb import make_fill
 from minmax_jax.predict import fill_up
+from minmax_jax.sweep_state import State, fingerprint, load, save
 
 PRESENT = ("detected", "annotated")
 NORMALIZE_AT = ("activation", "input")
@@ -139,9 +138,11 @@ def evaluate(
         raise ValueError(f"pair_chunk must be at least 1, not {pair_chunk}")
     sweep = _Sweep(network, variables, methods, switches, pair_chunk, mask_chunk, mesh)
     path = None if state_path is None else pathlib.Path(state_path)
-    fingerprint = "" if path is None else _fingerprint(variables, methods, switches)
     total = len(batches) if hasattr(batches, "__len__") else None
-    state = _load(path, fingerprint, total) or _State(total=total)
+    state = State(total=total)
+    if path is not None:
+        identity = fingerprint(variables, (methods, dataclasses.asdict(switches)))
+        state = load(path, identity, total) or state
     saved_at = time.monotonic()
     rest = _skip(batches, state.batches)
     with tqdm(
@@ -157,35 +158,13 @@ def evaluate(
             _label_names(state, methods, label_names)  # raises early
             bar.set_postfix(images=state.images, pairs=int(state.num_pairs))
             if path is not None and time.monotonic() - saved_at >= save_seconds:
-                _save(path, fingerprint, state)
+                save(path, identity, state)
                 saved_at = time.monotonic()
     return _result(state, methods, switches, label_names)
 
 
-@dataclasses.dataclass
-class _State:
-    """What a sweep has counted so far.
-
-    Attributes:
-      batches, images: how many are done.
-      total: batches there are, where that is known.
-      batch_size: images in the first batch, to which a smaller one is filled up.
-      num_pairs: pairs of one method.
-      sums: `{metric: Sums}` of float64 `(methods * c,)`; None before the first batch.
-      seconds: `{method: seconds}`.
-    """
-
-    batches: int = 0
-    images: int = 0
-    total: int | None = None
-    batch_size: int | None = None
-    num_pairs: int = 0
-    sums: dict[str, sums.Sums] | None = None
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
 class _Sweep:
-    """Adds batches to a `_State`; holds what stays the same from batch to batch."""
+    """Adds batches to a `State`; holds what stays the same from batch to batch."""
 
     def __init__(self, network, variables, methods, switches, pair_chunk, mask_chunk, mesh):
         self.variables = parallel.replicate(mesh, variables)
@@ -199,7 +178,7 @@ class _Sweep:
         }
         self.score_fn = _score_fn(network, switches, mesh)
 
-    def add(self, state: _State, batch: Mapping[str, np.ndarray]) -> None:
+    def add(self, state: State, batch: Mapping[str, np.ndarray]) -> None:
         images, present, segmentations, valid = self._arrays(batch, state)
         maps, logits = {}, None
         for group, explain_fn in self.explain_fns.items():
@@ -351,49 +330,3 @@ def _skip(batches, start):
     if hasattr(batches, "from_batch"):
         return batches.from_batch(start)
     return itertools.islice(batches, start, None)
-
-
-def _fingerprint(variables, methods, switches) -> str:
-    """Tells whether a saved state belongs to this sweep."""
-    digest = hashlib.sha256(json.dumps([methods, dataclasses.asdict(switches)]).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _save(path: pathlib.Path, fingerprint: str, state: _State) -> None:
-    header = {
-        "fingerprint": fingerprint,
-        "batches": state.batches,
-        "images": state.images,
-        "total": state.total,
-        "batch_size": state.batch_size,
-        "num_pairs": state.num_pairs,
-        "seconds": state.seconds,
-    }
-    arrays = {
-        f"{name}/{field}": getattr(value, field)
-        for name, value in state.sums.items()
-        for field in value._fields
-    }
-    files.write_atomically(
-        path, lambda file: np.savez(file, header=np.array(json.dumps(header)), **arrays)
-    )
-
-
-def _load(path: pathlib.Path | None, fingerprint: str, total: int | None) -> _State | None:
-    if path is None or not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as saved:
-        header = json.loads(str(saved["header"]))
-        if header.pop("fingerprint") != fingerprint:
-            return None
-        if None not in (total, header["total"]) and total != header["total"]:
-            return None  # Other batches: the ones done cannot be told apart.
-        names = dict.fromkeys(key.split("/")[0] for key in saved.files if "/" in key)
-        totals = {
-            name: sums.Sums(*(saved[f"{name}/{field}"] for field in sums.Sums._fields))
-            for name in names
-        }
-    return _State(sums=totals, **header)
