@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from minmax_jax import data
 from minmax_jax.cams.maps import normalize_maps
@@ -59,6 +60,7 @@ def make_gallery(
     batch_size: int,
     mask_chunk: int,
     present: str = "detected",
+    progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Explains photos by all methods.
 
@@ -66,6 +68,7 @@ def make_gallery(
       network, variables: as in `explain`; the network needs `preprocess`.
       photos: as `choose_photos` gives them.
       methods, batch_size, mask_chunk, present: as in `evaluate`, whose programs are used again.
+      progress: whether to show a progress bar.
 
     Returns:
       Arrays by name: `images` uint8 `(n H W 3)`, `masks` uint8 `(n H W)` if there are any, `labels`
@@ -74,7 +77,8 @@ def make_gallery(
     """
     images = np.asarray(network.preprocess(photos["image"]), np.float32)
     parts = []
-    for start in range(0, len(images), batch_size):
+    starts = range(0, len(images), batch_size)
+    for start in tqdm(starts, desc="explain photos", unit="batch", disable=not progress):
         rows = slice(start, start + batch_size)
         number = len(images[rows])
         annotated = fill_up(photos["labels"][rows], batch_size)
