@@ -30,7 +30,9 @@ def convolve(
       x: `(b h w i)`.
       kernel: `(kh kw i/groups o)`, same dtype as `x`.
       stride: step in both directions.
-      padding: "SAME", "VALID" or `((top, bottom), (left, right))`, not negative.
+      padding: "SAME", "VALID", "symmetric" (half the window on all sides, as torch pads; with a
+        stride, "SAME" may pad less above and on the left) or `((top, bottom), (left, right))`, not
+        negative.
 
     Returns:
       `(b h' w' o)`, dtype of `x`.
@@ -41,11 +43,14 @@ def convolve(
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] % kernel.shape[2]:
         raise ValueError(f"kernel {kernel.shape} does not fit input {x.shape}.")
+    return _convolve(x, kernel, stride, _explicit(padding, x.shape[1:3], kernel.shape[:2], stride))
+
+
+# Deep networks repeat the same convolution; inlined, it is traced once for all of them.
+@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
+def _convolve(x, kernel, stride, padding):
     window, outputs = kernel.shape[:2], kernel.shape[3]
     groups = x.shape[-1] // kernel.shape[2]
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding)
-    padding = tuple(map(tuple, padding))
 
     def plain(x, kernel):
         return lax.conv_general_dilated(
@@ -68,6 +73,29 @@ def convolve(
     if groups == x.shape[-1] == outputs and groups > 1:
         return lax.platform_dependent(x, kernel, cpu=depthwise, default=plain)
     return plain(x, kernel)
+
+
+def max_pool(x: jax.Array, size: int, *, stride: int, padding: Padding = "VALID") -> jax.Array:
+    """Largest value in each window; padding never wins.
+
+    Args:
+      x: `(b h w c)`.
+      size: side of the window.
+      stride, padding: see `convolve`.
+
+    Returns:
+      `(b h' w' c)`, dtype of `x`.
+    """
+    padding = _explicit(padding, x.shape[1:3], (size, size), stride)
+    return nn.max_pool(x, (size, size), (stride, stride), padding)
+
+
+def _explicit(padding, sides, window, stride) -> tuple[tuple[int, int], tuple[int, int]]:
+    if padding == "symmetric":
+        padding = [(side // 2, side // 2) for side in window]
+    elif isinstance(padding, str):
+        padding = lax.padtype_to_pads(sides, window, (stride, stride), padding)
+    return tuple(map(tuple, padding))
 
 
 @jax.custom_vjp
@@ -155,19 +183,21 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 class Conv(nn.Module):
-    """Convolution without bias; its parameter is `kernel (kh kw i/groups features)`.
+    """Convolution with the parameters `kernel (kh kw i/groups features)` and maybe `bias`.
 
     Attributes:
       features: outputs; None makes the convolution depthwise (one output per input).
       size: side of the window.
       stride: step in both directions.
       padding: see `convolve`.
+      bias: whether to add `bias (features,)`.
     """
 
     features: int | None
     size: int = 3
     stride: int = 1
     padding: Padding = "SAME"
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -175,7 +205,11 @@ class Conv(nn.Module):
         kernel = self.param(
             "kernel", nn.initializers.he_normal(), (self.size, self.size, inputs, outputs)
         )
-        return convolve(x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding)
+        x = convolve(x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (outputs,))
+            x = x + bias.astype(x.dtype)[None, None, None]
+        return x
 
 
 def batch_norm(
@@ -193,5 +227,5 @@ def batch_norm(
     they are, in inference and for layers named in `frozen`.
     """
     stored = not train or name in frozen
-    layer = nn.BatchNorm(stored, momentum=momentum, epsilon=epsilon, name=name)
+    layer = nn.BatchNorm(stored, momentum=momentum, epsilon=epsilon, dtype=x.dtype, name=name)
     return layer(x)

@@ -32,6 +32,7 @@ class Network:
       head_kernel: `variables -> (k c)`, the effective kernel of a head that is linear after global
         average pooling; None for other heads.
       name: the name under which `create_network` made it.
+      style: whose arithmetic it has, as in `create_network`; "" if that says nothing.
       image_size: native side of the square input in pixels.
       preprocess: uint8 `(... H W 3)` -> float32, arithmetic only: numpy in, numpy out.
       init: `key -> variables`.
@@ -48,6 +49,7 @@ class Network:
     taps: tuple[str, ...]
     head_kernel: Callable[[Variables], jax.Array] | None = None
     name: str = "custom"
+    style: str = ""
     image_size: int | None = None
     preprocess: Callable[[Any], Any] | None = None
     init: Callable[[jax.Array], Variables] | None = None
@@ -69,8 +71,9 @@ class Network:
                 raise ValueError(f"Network.{field} names something twice: {value!r}.")
         if not self.taps:
             raise ValueError("Network.taps must name at least one activation, got ().")
-        if not isinstance(self.name, str):
-            raise ValueError(f"Network.name must be a str, got {self.name!r}.")
+        for field in ("name", "style"):
+            if not isinstance(getattr(self, field), str):
+                raise ValueError(f"Network.{field} must be a str, got {getattr(self, field)!r}.")
         size = self.image_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise ValueError(f"Network.image_size must be a positive int or None, got {size!r}.")
@@ -102,13 +105,13 @@ class Taps:
         return x
 
 
-def scale_to_one(images: Any) -> Any:
-    """uint8 images, 0 to 255, as float32 from -1 to 1; numpy in, numpy out."""
-    return images.astype("float32") / 127.5 - 1.0
-
-
 def from_module(
-    module: nn.Module, *, name: str, image_size: int, preprocess: Callable[[Any], Any]
+    module: nn.Module,
+    *,
+    name: str,
+    image_size: int,
+    preprocess: Callable[[Any], Any],
+    style: str = "",
 ) -> Network:
     """Makes a `Network` of a Linen module.
 
@@ -118,7 +121,7 @@ def from_module(
         a layer "head" which owns a `(k c)` kernel.
       name: the network's name.
       image_size: native side of the square input in pixels.
-      preprocess: see `Network`.
+      preprocess, style: see `Network`.
 
     Raises:
       ValueError: `apply` or `train_apply` was given images that are not floating `(b H W 3)`,
@@ -132,8 +135,10 @@ def from_module(
 
     def init(key):
         images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-        return module.init(key, images, None, train=False, frozen=frozenset())
+        variables = module.init(key, images, None, train=False, frozen=frozenset())
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
+    init = jax.jit(init)  # traced here once, for whoever asks for shapes or values later
     layers = _layers(init)
 
     def train_apply(variables, images, *, key, frozen):
@@ -148,7 +153,7 @@ def from_module(
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        return logits, updates["batch_stats"]
+        return logits, updates.get("batch_stats", {})
 
     def head_kernel(variables):
         kernel = variables["params"]["head"]["kernel"]
@@ -159,9 +164,10 @@ def from_module(
         taps=module.taps,
         head_kernel=head_kernel,
         name=name,
+        style=style,
         image_size=image_size,
         preprocess=preprocess,
-        init=jax.jit(init),
+        init=init,
         train_apply=train_apply,
         layers=layers,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from minmax_jax.models.layers import Conv, convolve
+from minmax_jax.models.layers import Conv, convolve, max_pool
 
 CASES = {
     "pointwise": ((1, 1, 6, 5), 1, "SAME"),
@@ -21,11 +21,15 @@ CASES = {
     "depthwise oblong": ((5, 3, 1, 6), 3, "VALID"),
     "full": ((3, 3, 6, 5), 2, "SAME"),
     "grouped": ((3, 3, 3, 4), 1, "SAME"),
+    "full symmetric": ((3, 3, 6, 5), 2, "symmetric"),
+    "depthwise symmetric": ((5, 5, 1, 6), 2, "symmetric"),
     "depthwise multiplied": ((3, 3, 1, 12), 1, "SAME"),
 }
 
 
 def plain(x, kernel, stride, padding):
+    if padding == "symmetric":
+        padding = [(kernel.shape[0] // 2,) * 2, (kernel.shape[1] // 2,) * 2]
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -107,5 +111,36 @@ def test_conv_owns_one_ordinary_kernel():
     x, key = jnp.zeros((1, 6, 6, 4)), jax.random.key(0)
     full = jax.eval_shape(Conv(7, 3).init, key, x)["params"]
     depthwise = jax.eval_shape(Conv(None, 3).init, key, x)["params"]
+    biased = Conv(7, 3, bias=True)
     assert {name: value.shape for name, value in full.items()} == {"kernel": (3, 3, 4, 7)}
     assert {name: value.shape for name, value in depthwise.items()} == {"kernel": (3, 3, 1, 4)}
+    params = {"kernel": jnp.zeros((3, 3, 4, 7)), "bias": jnp.arange(7.0)}
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+        jnp.shape, jax.eval_shape(biased.init, key, x)["params"]
+    )
+    np.testing.assert_array_equal(
+        biased.apply({"params": params}, x), np.broadcast_to(np.arange(7.0), (1, 6, 6, 7))
+    )
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, "symmetric"), (2, 2, "VALID")])
+def test_max_pool_against_a_loop(size, stride, padding):
+    x = np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32)
+    before = size // 2 if padding == "symmetric" else 0
+    rows = (7 + 2 * before - size) // stride + 1
+    columns = (6 + 2 * before - size) // stride + 1
+    expected = np.zeros((2, rows, columns, 3))
+    gradient = np.zeros(x.shape)
+    for b in range(2):
+        for i in range(rows):
+            for j in range(columns):
+                top, left = i * stride - before, j * stride - before
+                for c in range(3):
+                    window = x[b, max(top, 0) : top + size, max(left, 0) : left + size, c]
+                    row, column = np.unravel_index(np.argmax(window), window.shape)
+                    expected[b, i, j, c] = window.max()
+                    gradient[b, max(top, 0) + row, max(left, 0) + column, c] += 1
+    pooled = max_pool(jnp.asarray(x), size, stride=stride, padding=padding)
+    np.testing.assert_array_equal(pooled, expected.astype(np.float32))
+    ours = jax.grad(lambda x: max_pool(x, size, stride=stride, padding=padding).sum())(x)
+    np.testing.assert_array_equal(ours, gradient)

@@ -13,7 +13,8 @@ import pytest
 
 from minmax_jax.models.heads import Head
 from minmax_jax.models.layers import Conv, batch_norm
-from minmax_jax.models.network import Network, Taps, from_module, scale_to_one
+from minmax_jax.models.network import Network, Taps, from_module
+from minmax_jax.models.preprocess import MINUS_ONE_TO_ONE
 
 
 class Small(nn.Module):
@@ -35,7 +36,7 @@ class Small(nn.Module):
 
 @pytest.fixture(scope="module")
 def network():
-    return from_module(Small(), name="small", image_size=8, preprocess=scale_to_one)
+    return from_module(Small(), name="small", image_size=8, preprocess=MINUS_ONE_TO_ONE)
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +188,3 @@ def test_network_checks_its_fields(network, field, value, message):
 def test_a_network_of_the_users_needs_two_fields():
     network = Network(apply=lambda variables, images, perturbations=None: None, taps=("last",))
     assert network.name == "custom" and network.head_kernel is None and network.layers == ()
-
-
-def test_scale_to_one():
-    scaled = scale_to_one(np.asarray([[[0, 51, 255]]], np.uint8))
-    assert isinstance(scaled, np.ndarray) and scaled.dtype == np.float32
-    np.testing.assert_allclose(scaled, [[[-1.0, -0.6, 1.0]]], rtol=1e-6)
-    on_device = scale_to_one(jnp.asarray([[[0, 51, 255]]], jnp.uint8))
-    np.testing.assert_allclose(on_device, scaled, rtol=1e-6)

@@ -1,0 +1,91 @@
+"""What all networks have in common: convolutional features, taps, a head; and the styles.
+
+Frameworks build the same architecture with small differences, and weights work only in the
+arithmetic that they were trained in. A `Style` holds these differences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+
+from minmax_jax.models.heads import Head
+from minmax_jax.models.layers import batch_norm
+from minmax_jax.models.network import Taps
+from minmax_jax.models.preprocess import Normalize
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a framework computes an architecture.
+
+    Attributes:
+      preprocess: what its weights want to be fed.
+      padding: of strided convolutions, "SAME" or "symmetric"; see `layers.convolve`.
+      epsilon: added to the variance in batch normalisation.
+      momentum: of the stored statistics, `new = momentum * old + (1 - momentum) * batch`.
+      options: fields of the network's module in which this style differs, as (name, value).
+    """
+
+    preprocess: Normalize
+    padding: str = "symmetric"
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    options: tuple[tuple[str, object], ...] = ()
+
+
+class Backbone(nn.Module):
+    """Base of the networks: subclasses define `taps` and `features`.
+
+    Attributes:
+      num_labels, head, alpha, dropout: see `heads.Head`.
+      style: paddings and batch normalisation.
+      dtype: of the computation up to the head, "float32" or "bfloat16"; parameters, statistics and
+        logits are float32.
+    """
+
+    num_labels: int
+    style: Style
+    head: str = "dense"
+    alpha: float = 1.0
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        perturbations: Mapping[str, jax.Array] | None,
+        *,
+        train: bool,
+        frozen: frozenset[str],
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        tap = Taps(perturbations)
+        norm = functools.partial(
+            batch_norm,
+            train=train,
+            frozen=frozen,
+            epsilon=self.style.epsilon,
+            momentum=self.style.momentum,
+        )
+        x = self.features(images.astype(self.dtype), tap=tap, norm=norm, train=train)
+        logits = Head(self.num_labels, self.head, self.alpha, self.dropout, name="head")(
+            x, train=train
+        )
+        return logits, tap.activations
+
+    def features(
+        self, x: jax.Array, *, tap: Taps, norm: Callable[..., jax.Array], train: bool
+    ) -> jax.Array:
+        """Images `(b H W 3)` to the activations of the last tap.
+
+        Args:
+          tap: `x = tap(name, x)` at each of `taps`.
+          norm: `x = norm(x, name=layer)` normalises a batch.
+          train: whether random layers are at work.
+        """
+        raise NotImplementedError
