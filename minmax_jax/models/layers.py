@@ -87,7 +87,53 @@ def max_pool(x: jax.Array, size: int, *, stride: int, padding: Padding = "VALID"
       `(b h' w' c)`, dtype of `x`.
     """
     padding = _explicit(padding, x.shape[1:3], (size, size), stride)
-    return nn.max_pool(x, (size, size), (stride, stride), padding)
+
+    def plain(x):
+        return nn.max_pool(x, (size, size), (stride, stride), padding)
+
+    def by_axis(x):
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+        return _max_along(_max_along(x, 1, size, stride), 2, size, stride)
+
+    return lax.platform_dependent(x, cpu=by_axis, default=plain)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_along(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array:
+    """Largest value in each window along one axis: the maximum of shifted arrays."""
+    return functools.reduce(jnp.maximum, _shifted(x, axis, size, stride))
+
+
+def _shifted(x, axis, size, stride):
+    last = (x.shape[axis] - size) // stride * stride
+    return [lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(size)]
+
+
+def _max_along_forward(x, axis, size, stride):
+    pooled = _max_along(x, axis, size, stride)
+    return pooled, (x, pooled)
+
+
+def _max_along_backward(axis, size, stride, saved, g):
+    x, pooled = saved
+    # The first of equals gets the gradient. What goes to the places of one remainder modulo the
+    # stride is summed on the grid of `g`; the remainders are then interleaved.
+    number = -(-x.shape[axis] // stride)
+    sums = [0] * stride
+    taken = jnp.zeros(g.shape, bool)
+    for i, values in enumerate(_shifted(x, axis, size, stride)):
+        first = (values == pooled) & ~taken
+        taken |= first
+        around = [(0, 0, 0)] * x.ndim
+        around[axis] = (i // stride, number - i // stride - g.shape[axis], 0)
+        part = lax.pad(jnp.where(first, g, 0), jnp.zeros((), g.dtype), around)
+        sums[i % stride] = sums[i % stride] + part
+    shape = (*x.shape[:axis], number * stride, *x.shape[axis + 1 :])
+    interleaved = jnp.stack(jnp.broadcast_arrays(*sums), axis + 1).reshape(shape)
+    return (lax.slice_in_dim(interleaved, 0, x.shape[axis], 1, axis),)
+
+
+_max_along.defvjp(_max_along_forward, _max_along_backward)
 
 
 def _explicit(padding, sides, window, stride) -> tuple[tuple[int, int], tuple[int, int]]:
