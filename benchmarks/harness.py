@@ -22,16 +22,20 @@ class Row:
       value: the figure.
       unit: its unit.
       goal: what it should be at most, None where nothing is promised.
+      good: "low", or "high" where the goal is what the figure should be at least.
     """
 
     what: str
     value: float
     unit: str
     goal: float | None = None
+    good: str = "low"
 
     @property
     def met(self) -> bool | None:
-        return None if self.goal is None else self.value <= self.goal
+        if self.goal is None:
+            return None
+        return self.value <= self.goal if self.good == "low" else self.value >= self.goal
 
 
 def seconds(functions: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
@@ -67,7 +71,10 @@ def report(rows: Sequence[Row], json: str | None) -> None:
     width = max(len(row.what) for row in rows)
     print(name)
     for row in rows:
-        goal = "" if row.goal is None else f"  goal {row.goal:g} {'met' if row.met else 'MISSED'}"
+        goal = ""
+        if row.goal is not None:
+            bound = "most" if row.good == "low" else "least"
+            goal = f"  goal at {bound} {row.goal:g} {'met' if row.met else 'MISSED'}"
         print(f"{row.what:<{width}}  {row.value:8.3f} {row.unit}{goal}")
     if json:
         write_json(
