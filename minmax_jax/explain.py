@@ -1,4 +1,4 @@
-"""Activation maps of every label of every image, by any method, in one pass.
+"""Activation maps of all or chosen labels of every image, by any method, in one pass.
 
 A method is a score (rows of cotangents over the labels) and a way to make a map. Three families
 differ in what the map is made of: the kernel of a linear head, gradients at a tap, or forward
@@ -18,10 +18,14 @@ import jax.numpy as jnp
 from minmax_jax import parallel
 from minmax_jax.cams import gradients, masking, scores, weights
 from minmax_jax.models.network import Network, check_images
+from minmax_jax.select import AllLabels, Policy
 
 # Labels whose gradients are held at once: memory does not grow with the number of labels, and
 # what a few of them need stays in a CPU's cache.
 _LABEL_CHUNK = 4
+
+# What makes probabilities of logits `(b c)`.
+ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +34,15 @@ class Method:
 
     Attributes:
       family: "kernel", "gradient" or "masking".
-      score: `present (c,)` to cotangents `(c c)`, or `(c 3 c)` for decomposed scores.
+      score: `present (c,)` and `labels (n,)` to cotangents `(n c)`, or `(n 3 c)` for decomposed
+        scores; None for masking methods, which weigh channels by the label's own probability.
       map: activations `(h w k)` and what the cotangents of one label were pulled back to (channel
         weights `(k,)` or gradients `(h w k)`; three of them for decomposed scores) to a raw map
         `(h w)`.
     """
 
     family: str
-    score: Callable[[jax.Array], jax.Array]
+    score: Callable[[jax.Array, jax.Array], jax.Array] | None
     map: Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -45,7 +50,7 @@ METHODS: dict[str, Method] = {
     "cam": Method("kernel", scores.one_label, weights.cam),
     "grad_cam": Method("gradient", scores.one_label, gradients.grad_cam),
     "grad_cam_plus_plus": Method("gradient", scores.one_label, gradients.grad_cam_plus_plus),
-    "score_cam": Method("masking", scores.one_label, weights.cam),
+    "score_cam": Method("masking", None, weights.cam),
     "minmax_cam": Method("kernel", scores.minmax, weights.cam),
     "d_minmax_cam": Method("kernel", scores.decomposed, weights.d_minmax_cam),
     "minmax_grad_cam": Method("gradient", scores.minmax, gradients.grad_cam),
@@ -59,11 +64,13 @@ def explain(
     images: jax.Array,
     *,
     method: str = "minmax_cam",
+    select: Policy | None = None,
     present: jax.Array | None = None,
+    activation: str = "sigmoid",
     tap: str | None = None,
     mask_chunk: int = 64,
-) -> tuple[jax.Array, jax.Array]:
-    """Raw activation maps of all labels of a batch of images.
+) -> tuple[Any, ...]:
+    """Raw activation maps of the labels of a batch of images.
 
     Compiled once for each network, method and shape. `normalize_maps` and `resize_maps` turn raw
     maps into masks.
@@ -73,20 +80,27 @@ def explain(
       variables: what `network.apply` takes.
       images: `(b H W 3)` floating point, preprocessed.
       method: a name in `METHODS`.
-      present: `(b c)` bool, labels taken to be in each image; by default those detected, with a
-        probability above 0.5.
+      select: which labels to explain: `TopLabels`, `DetectedLabels` or `NamedLabels` of
+        `minmax_jax.select`, or any hashable function of that form. By default all `n = c`; with a
+        choice, time and memory do not grow with `c`.
+      present: `(b c)` bool, labels taken to be in each image; by default what `select` says, and
+        without it those with a sigmoid above 0.5.
+      activation: "sigmoid" or "softmax", what makes the probabilities by which Score-CAM weighs.
       tap: the activations to explain; by default the last of `network.taps`, which is the only one
         for kernel methods.
       mask_chunk: masked images in one forward pass of Score-CAM.
 
     Returns:
-      Maps `(b c h w)` after ReLU, before normalisation, and logits `(b c)`.
+      Maps `(b n h w)` float32 after ReLU, before normalisation, and logits `(b c)`; with `select`
+      a `Selection` as well, whose `labels (b n)` are those of the maps.
 
     Raises:
-      ValueError: for an unknown method or tap, a method that the network does not support, and
-        arrays of another rank, shape or dtype.
+      ValueError: for an unknown method, activation or tap, a method that the network does not
+        support, and arrays of another rank, shape or dtype.
     """
-    explain_fn = make_explain_fn(network, method, tap=tap, mask_chunk=mask_chunk)
+    explain_fn = make_explain_fn(
+        network, method, select=select, activation=activation, tap=tap, mask_chunk=mask_chunk
+    )
     return explain_fn(variables, images, None if present is None else jnp.asarray(present))
 
 
@@ -94,22 +108,25 @@ def make_explain_fn(
     network: Network,
     method: str | Sequence[str],
     *,
+    select: Policy | None = None,
+    activation: str = "sigmoid",
     tap: str | None = None,
     mask_chunk: int = 64,
     mesh: jax.sharding.Mesh | None = None,
-) -> Callable[..., tuple[Any, jax.Array]]:
+) -> Callable[..., tuple[Any, ...]]:
     """Builds the jitted function behind `explain`; the same arguments give the same function.
 
     Args:
-      network, tap, mask_chunk: see `explain`.
+      network, select, activation, tap, mask_chunk: see `explain`.
       method: a name in `METHODS`; or several, which then share one forward pass.
       mesh: devices (`parallel.make_mesh`) over which images and Score-CAM's masked images are
         split; batch size and `mask_chunk` must then be multiples of their number.
 
     Returns:
-      `(variables, images, present=None, valid=None) -> (maps, logits)`, as in `explain`; for
-      several methods `maps` is a dict by name. `valid (b,)` bool is False for images that only fill
-      up a batch: Score-CAM leaves them out, and their maps mean nothing.
+      `(variables, images, present=None, valid=None) -> (maps, logits)`, and the selection with
+      `select`, as in `explain`; for several methods `maps` is a dict by name. `valid (b,)` bool is
+      False for images that only fill up a batch: Score-CAM leaves them out, and their maps mean
+      nothing.
 
     Raises:
       ValueError: as `explain`.
@@ -117,9 +134,11 @@ def make_explain_fn(
     names = (method,) if isinstance(method, str) else tuple(method)
     tap = network.taps[-1] if tap is None else tap
     _check_methods(network, names, tap)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; valid: {', '.join(ACTIVATIONS)}")
     if mask_chunk < 1:
         raise ValueError(f"mask_chunk must be at least 1, not {mask_chunk}")
-    explain_fn = _explain_fn(network, names, tap, mask_chunk, mesh)
+    explain_fn = _explain_fn(network, names, select, activation, tap, mask_chunk, mesh)
     return explain_fn if not isinstance(method, str) else _single_fn(explain_fn, method)
 
 
@@ -140,31 +159,37 @@ def group_methods(methods: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 @functools.lru_cache(maxsize=64)
-def _explain_fn(network, names, tap, mask_chunk, mesh):
+def _explain_fn(network, names, select, activation, tap, mask_chunk, mesh):
     split = functools.partial(parallel.split, mesh)
+    policy = AllLabels() if select is None else select
 
     def explain_fn(variables, images, present=None, valid=None):
         check_images(images)
         images = split(images)
         activations, logits, pullback = _forward(network, variables, images, tap)
-        present = _present_labels(logits, present)
+        selection = policy(logits)
+        if present is not None:
+            selection = selection._replace(present=_checked_present(present, logits))
 
         def make_maps(method):
             if method.family == "gradient":
-                return _gradient_maps(method, activations, pullback, present)
+                return _gradient_maps(method, activations, pullback, selection)
             if method.family == "kernel":
-                return _kernel_maps(method, activations, network.head_kernel(variables), present)
+                kernel = _at_least_float32(network.head_kernel(variables))
+                return _kernel_maps(method, activations, kernel, selection)
             channel_weights = masking.score_cam_weights(
-                lambda masked: jax.nn.sigmoid(network.apply(variables, masked)[0]),
+                lambda masked: ACTIVATIONS[activation](network.apply(variables, masked)[0]),
                 images,
                 activations,
+                labels=None if select is None else selection.labels,
                 valid=valid,
                 chunk_size=mask_chunk,
                 split=split,
             )
-            return _kernel_maps(method, activations, channel_weights, present)
+            return _label_maps(method, activations, jnp.moveaxis(channel_weights, -1, 1))
 
-        return {name: make_maps(METHODS[name]) for name in names}, logits
+        maps = {name: make_maps(METHODS[name]) for name in names}
+        return (maps, logits) if select is None else (maps, logits, selection)
 
     return jax.jit(explain_fn)
 
@@ -172,8 +197,8 @@ def _explain_fn(network, names, tap, mask_chunk, mesh):
 @functools.lru_cache(maxsize=64)
 def _single_fn(explain_fn, name):
     def single_fn(variables, images, present=None, valid=None):
-        maps, logits = explain_fn(variables, images, present, valid)
-        return maps[name], logits
+        maps, *rest = explain_fn(variables, images, present, valid)
+        return maps[name], *rest
 
     return jax.jit(single_fn)
 
@@ -181,7 +206,8 @@ def _single_fn(explain_fn, name):
 def _forward(network, variables, images, tap):
     """Activations at the tap, logits, and the pullback from logits to the tap's gradients.
 
-    Only what lies behind the tap depends on the perturbation, so only that is differentiated.
+    Only what lies behind the tap depends on the perturbation, so only that is differentiated. Maps
+    are sums of thousands of terms: what a network computes in fewer bits than float32 is widened.
     """
     shapes = jax.eval_shape(network.apply, variables, images)[1]
     if tap not in shapes:
@@ -194,23 +220,34 @@ def _forward(network, variables, images, tap):
         return logits, activations[tap]
 
     perturbation = jnp.zeros(shapes[tap].shape, shapes[tap].dtype)
-    logits, pullback, activations = jax.vjp(from_tap, perturbation, has_aux=True)
-    return activations, logits, lambda cotangent: pullback(cotangent.astype(logits.dtype))[0]
+    logits, vjp, activations = jax.vjp(from_tap, perturbation, has_aux=True)
+
+    def pullback(cotangent):
+        return _at_least_float32(vjp(cotangent.astype(logits.dtype))[0])
+
+    return _at_least_float32(activations), _at_least_float32(logits), pullback
 
 
-def _kernel_maps(method, activations, kernel, present):
-    """Maps `(b c h w)` from a kernel `(k c)`, or one per image `(b k c)`."""
-    rows = jax.vmap(method.score)(present)
-    if kernel.ndim == 2:
-        kernel = jnp.broadcast_to(kernel[None], (len(rows), *kernel.shape))
-    channel_weights = jnp.einsum("bkn,b...n->b...k", kernel, rows, precision="highest")
+def _at_least_float32(array):
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _kernel_maps(method, activations, kernel, selection):
+    """Maps `(b n h w)` from a kernel `(k c)`."""
+    rows = jax.vmap(method.score)(selection.present, selection.labels)
+    channel_weights = jnp.einsum("kc,b...c->b...k", kernel, rows, precision="highest")
+    return _label_maps(method, activations, channel_weights)
+
+
+def _label_maps(method, activations, channel_weights):
+    """Maps `(b n h w)` from weights of the channels `(b n k)`, or `(b n 3 k)`."""
     return jax.vmap(jax.vmap(method.map, in_axes=(None, 0)))(activations, channel_weights)
 
 
-def _gradient_maps(method, activations, pullback, present):
-    """Maps `(b c h w)`, a chunk of labels at a time."""
-    rows = jnp.moveaxis(jax.vmap(method.score)(present), 1, 0)
-    if rows.ndim == 4:  # (c b 3 c): three gradients a label
+def _gradient_maps(method, activations, pullback, selection):
+    """Maps `(b n h w)`, a chunk of labels at a time."""
+    rows = jnp.moveaxis(jax.vmap(method.score)(selection.present, selection.labels), 1, 0)
+    if rows.ndim == 4:  # (n b 3 c): three gradients a label
         pullback = jax.vmap(pullback, in_axes=1, out_axes=1)
 
     def label_maps(label_rows):
@@ -220,9 +257,7 @@ def _gradient_maps(method, activations, pullback, present):
     return jnp.moveaxis(maps, 0, 1)
 
 
-def _present_labels(logits, present):
-    if present is None:
-        return logits > 0  # sigmoid(0) = 0.5
+def _checked_present(present, logits):
     if present.shape != logits.shape:
         raise ValueError(f"present has shape {present.shape}, the logits have {logits.shape}")
     return present.astype(bool)

@@ -1,8 +1,9 @@
 """Scores: what a map explains, as cotangents over the labels.
 
 Every score is linear in the logits, so it is a row of weights over the labels, and its gradient is
-one pullback of that row. Rows for all labels of an image are made together. Nothing here divides
-by zero: an empty set of labels has divisor one and an empty sum.
+one pullback of that row. Rows are made for the labels that are asked for and for no others, so
+nothing here grows with the square of the number of labels. Nothing divides by zero: an empty set
+of labels has divisor one and an empty sum.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import jax
 import jax.numpy as jnp
 
 
-def one_label(present: jax.Array) -> jax.Array:
+def one_label(present: jax.Array, labels: jax.Array) -> jax.Array:
     """Cotangents of the labels' own logits `S_l`, whatever else is in the image.
 
     Args:
       present: `(c,)` bool; only its length matters.
+      labels: `(n,)` integers, the labels wanted.
 
     Returns:
-      `(c c)` float32, row `l` for label `l`.
+      `(n c)` float32, a row for each of `labels`.
     """
-    return jnp.eye(present.shape[0], dtype=jnp.float32)
+    return jax.nn.one_hot(labels, present.shape[0], dtype=jnp.float32)
 
 
-def minmax(present: jax.Array) -> jax.Array:
+def minmax(present: jax.Array, labels: jax.Array) -> jax.Array:
     """Cotangents of `J_l = S_l - (1 / max(|N|, 1)) sum_{n in N} S_n` (MinMax-CAM, Eq. 3).
 
     `N` are the present labels other than `l`, so a label that is not present is minimised against
@@ -31,25 +33,27 @@ def minmax(present: jax.Array) -> jax.Array:
 
     Args:
       present: `(c,)` bool.
+      labels: `(n,)` integers, the labels wanted.
 
     Returns:
-      `(c c)` float32, row `l` for label `l`.
+      `(n c)` float32, a row for each of `labels`.
     """
-    own, others, _ = jnp.moveaxis(decomposed(present), 1, 0)
+    own, others, _ = jnp.moveaxis(decomposed(present, labels), 1, 0)
     return own - others
 
 
-def decomposed(present: jax.Array) -> jax.Array:
+def decomposed(present: jax.Array, labels: jax.Array) -> jax.Array:
     """Cotangents of the three terms of D-MinMax (MinMax-CAM, Eq. 8 and 9).
 
     Args:
       present: `(c,)` bool.
+      labels: `(n,)` integers, the labels wanted.
 
     Returns:
-      `(c 3 c)` float32: for each label the rows of `S_l`, of the mean over the other present
+      `(n 3 c)` float32: for each of `labels` the rows of `S_l`, of the mean over the other present
       labels and of the mean over all present labels.
     """
-    own = one_label(present)
+    own = one_label(present, labels)
     everybody = jnp.broadcast_to(present[None].astype(own.dtype), own.shape)
     others = everybody * (1 - own)
     return jnp.stack([own, _mean_row(others), _mean_row(everybody)], axis=1)

@@ -31,8 +31,9 @@ def _all_labels(activations, logit_gradients, present):
             "grad_cam_plus_plus": gradients.grad_cam_plus_plus(activations, pullback(one)),
         }
 
-    rows = (scores.one_label(present), scores.minmax(present), scores.decomposed(present))
-    return jax.vmap(of_label)(*rows)
+    labels = jnp.arange(NUM_LABELS)
+    made = (scores.one_label, scores.minmax, scores.decomposed)
+    return jax.vmap(of_label)(*(score(present, labels) for score in made))
 
 
 all_labels = jax.jit(jax.vmap(_all_labels))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,15 @@ from tests import reference
 SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)
 SIZES = (1, 2, 5)
 
-one_label = jax.jit(jax.vmap(scores.one_label))
-minmax = jax.jit(jax.vmap(scores.minmax))
-decomposed = jax.jit(jax.vmap(scores.decomposed))
+
+def of_all_labels(score):
+    """The score's rows of every label of a batch of `present (b c)`."""
+    return jax.jit(jax.vmap(lambda present: score(present, jnp.arange(len(present)))))
+
+
+one_label = of_all_labels(scores.one_label)
+minmax = of_all_labels(scores.minmax)
+decomposed = of_all_labels(scores.decomposed)
 recombine = jax.jit(jax.vmap(scores.recombine))
 
 
@@ -46,6 +53,16 @@ def test_scores_of_random_logits(present, seed):
             expected = [own, own - mean_others, own, mean_others, mean_all]
             rows = np.vstack([rows_one[b, label], rows_minmax[b, label], rows_three[b, label]])
             np.testing.assert_allclose(rows @ logits[b], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_rows_of_some_labels_are_rows_of_all_labels():
+    """In the order asked for, a label twice too; no array is larger than the rows."""
+    present, labels = np.array([True, False, True, True, False]), np.array([3, 1, 3])
+    for score, every in ((scores.one_label, one_label), (scores.minmax, minmax)):
+        np.testing.assert_array_equal(score(present, labels), every(present[None])[0][labels])
+    some = scores.decomposed(present, labels)
+    assert some.shape == (3, 3, 5)
+    np.testing.assert_array_equal(some, decomposed(present[None])[0][labels])
 
 
 def test_recombined_terms_of_equation_8_and_9():

@@ -28,8 +28,9 @@ def _all_labels(activations, kernel, present):
             "d_minmax_cam": weights.d_minmax_cam(activations, jax.vmap(times_kernel)(three)),
         }
 
-    rows = (scores.one_label(present), scores.minmax(present), scores.decomposed(present))
-    return jax.vmap(of_label)(*rows)
+    labels = jnp.arange(NUM_LABELS)
+    made = (scores.one_label, scores.minmax, scores.decomposed)
+    return jax.vmap(of_label)(*(score(present, labels) for score in made))
 
 
 all_labels = jax.jit(jax.vmap(_all_labels, in_axes=(0, None, 0)))
