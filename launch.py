@@ -1,4 +1,4 @@
-"""Runs an experiment: trains its variants, explains, scores, reports.
+"""Runs the task of a config: an experiment (train, evaluate, report), or photos to explain.
 
     python launch.py --config experiments/scenes.py --workdir runs/scenes
 
@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from minmax_jax.run import STAGES, run
+from minmax_jax.run import run
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="FILE[:VARIANT] of the experiment.", lock_config=True
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the results; a rerun goes on there.")
-CHOSEN = flags.DEFINE_list("stages", list(STAGES), f"Which of {', '.join(STAGES)}.")
+CHOSEN = flags.DEFINE_list("stages", None, "Which of the task's stages; all by default.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 

@@ -15,6 +15,7 @@ def default_config() -> ConfigDict:
     matched by position.
     """
     config = ConfigDict()
+    config.task = "experiment"  # minmax_jax.run.TASKS
     config.title = "Class activation maps for multi-label images"
     config.seed = 0
 
@@ -23,7 +24,9 @@ def default_config() -> ConfigDict:
     config.network.head = "dense"  # minmax_jax.models.HEADS
     config.network.alpha = 1.0  # factor of the regularised kernel
     config.network.dropout = 0.0  # before the head
-    config.network.weights = ""  # file of pretrained weights; "" starts from scratch
+    config.network.weights = ""  # file or address (docs/weights.md); "" starts from scratch
+    config.network.style = ""  # minmax_jax.models.styles_of; "" is that of the weights
+    config.network.dtype = "float32"  # or "bfloat16": of the computation up to the head
 
     config.data = ConfigDict()
     config.data.source = "scenes"  # minmax_jax.data.SOURCES
@@ -79,6 +82,37 @@ def default_config() -> ConfigDict:
     config.report.photos = 8  # in the gallery
 
     config.variants = ConfigDict({"default": {}})
+    return config
+
+
+def photos_config() -> ConfigDict:
+    """A config of the task `photos` with every field."""
+    config = ConfigDict()
+    config.task = "photos"
+    config.title = "Photos explained"
+    config.images = ""  # a file, a folder, a pattern such as "trip/*.jpg", or several with commas
+
+    config.network = ConfigDict()
+    config.network.weights = ""  # what minmax_jax.pretrained.load_network takes
+    # As the weights say where "" or 0:
+    config.network.name = ""  # minmax_jax.models.NETWORKS
+    config.network.style = ""  # of the framework that the weights come from
+    config.network.dtype = ""  # of the convolutions
+    config.network.head = ""  # minmax_jax.models.HEADS
+    config.network.alpha = 0.0  # factor of the regularised kernel
+
+    config.methods = ("minmax_cam",)  # minmax_jax.METHODS
+    config.names = ""  # file of the labels' names, one a line; "" takes those beside the weights
+    config.activation = "auto"  # "sigmoid" or "softmax"; "auto" is what the weights were made for
+    config.labels = ""  # "dog,cat" or indices; "" lets the network choose by the next three
+    config.top = 3  # labels a photo, softmax
+    config.threshold = 0.5  # probability above which a label is detected, sigmoid
+    config.at_most = 20  # detected labels explained a photo, sigmoid
+
+    config.batch_size = 8
+    config.image_size = 0  # pixels; 0 is the network's own
+    config.resize = "letterbox"  # the whole photo; or "crop", its centred square
+    config.mask_chunk = 8  # masked images in one pass of Score-CAM
     return config
 
 

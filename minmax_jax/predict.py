@@ -68,6 +68,12 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -np.asarray(logits, np.float64)))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities `(n c)` in float64, without overflow for large logits."""
+    logits = np.asarray(logits, np.float64)
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+
+
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean sigmoid cross-entropy over images and labels, in float64."""
     logits = np.asarray(logits, np.float64)

@@ -1,4 +1,4 @@
-"""The stages of an experiment in their order, each skipped when its result is already whole."""
+"""Tasks by name, and the stages of an experiment, each skipped when its result is already whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,15 @@ from minmax_jax.explain import group_methods, make_explain_fn
 from minmax_jax.gallery import choose_photos, make_gallery
 from minmax_jax.metrics.classification import classification_scores
 from minmax_jax.models import Network, create_network
+from minmax_jax.photos import task as photos_task
 from minmax_jax.predict import predict, sigmoid
-from minmax_jax.pretrained.keras_h5 import load_keras_h5
+from minmax_jax.pretrained import Loaded, load_network
+from minmax_jax.pretrained.description import (
+    NETWORK_JSON,
+    Description,
+    read_network_json,
+    write_network_json,
+)
 from minmax_jax.report import page, tables
 from minmax_jax.train import Stage, fit, restore_best
 
@@ -40,15 +47,15 @@ _SWITCHES = tuple(field.name for field in dataclasses.fields(Switches))
 
 
 def run(
-    config: ConfigDict, workdir: str | os.PathLike, *, stages: Sequence[str] = STAGES
+    config: ConfigDict, workdir: str | os.PathLike, *, stages: Sequence[str] | None = None
 ) -> pathlib.Path:
-    """Runs the stages of every variant of an experiment.
+    """Runs the stages of a task.
 
     Args:
-      config: as `config.default_config` makes it.
+      config: as one of the functions in `minmax_jax.config` makes it; `config.task` is in `TASKS`.
       workdir: folder of the results; a repeated call goes on where the last one stopped. It belongs
         to one config.
-      stages: of `STAGES`, in any order.
+      stages: of the task's, in any order; all by default.
 
     Returns:
       The folder.
@@ -57,27 +64,20 @@ def run(
       ValueError: for unknown names in the config, a workdir of another config (naming the fields
         that differ), and a stage whose input is not there yet.
     """
-    unknown = set(stages) - set(STAGES)
+    if config.task not in TASKS:
+        raise ValueError(f"unknown task {config.task!r}; tasks: {', '.join(TASKS)}")
+    valid, prepare = TASKS[config.task]
+    stages = valid if stages is None else stages
+    unknown = set(stages) - set(valid)
     if unknown or not stages:
-        raise ValueError(f"unknown stages {sorted(unknown)}; stages: {', '.join(STAGES)}")
+        raise ValueError(f"unknown stages {sorted(unknown)}; stages: {', '.join(valid)}")
     workdir = pathlib.Path(workdir)
-    experiments = [
-        _Experiment(resolve_variant(config, name), name, workdir / name) for name in config.variants
-    ]
     # What can be found wrong is found before anything is written or computed.
     wanted = json.loads(json.dumps(config.to_dict()))
     _check_workdir(workdir, wanted)
-    for experiment in experiments:
-        experiment.check(stages)
+    work = prepare(config, workdir, stages)
     files.write_json(workdir / "config.json", wanted)
-    if "train" in stages:
-        for experiment in experiments:
-            experiment.train()
-    if "evaluate" in stages:
-        for experiment in experiments:
-            experiment.evaluate()
-    if "report" in stages:
-        _report(workdir, [experiment.name for experiment in experiments], config.title)
+    work()
     return workdir
 
 
@@ -90,6 +90,29 @@ def _check_workdir(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
             f"{workdir} was made by another config; choose another --workdir. Fields that differ "
             f"(there, here): {'; '.join(found)}"
         )
+
+
+def _prepare_experiment(
+    config: ConfigDict, workdir: pathlib.Path, stages: Sequence[str]
+) -> Callable[[], None]:
+    """Checks an experiment; what is returned runs its stages, of every variant."""
+    experiments = [
+        _Experiment(resolve_variant(config, name), name, workdir / name) for name in config.variants
+    ]
+    for experiment in experiments:
+        experiment.check(stages)
+
+    def work() -> None:
+        if "train" in stages:
+            for experiment in experiments:
+                experiment.train()
+        if "evaluate" in stages:
+            for experiment in experiments:
+                experiment.evaluate()
+        if "report" in stages:
+            _report(workdir, [experiment.name for experiment in experiments], config.title)
+
+    return work
 
 
 class _Experiment:
@@ -108,6 +131,11 @@ class _Experiment:
 
     @functools.cached_property
     def network(self) -> Network:
+        """The network that training left word of, else that of the config and its weights."""
+        if (self.folder / NETWORK_JSON).exists():
+            return create_network(**read_network_json(self.folder).arguments)
+        if self.config.network.weights:
+            return self._load_pretrained().network
         config = self.config.network
         return create_network(
             config.name,
@@ -115,6 +143,8 @@ class _Experiment:
             head=config.head,
             alpha=config.alpha,
             dropout=config.dropout,
+            style=config.style or None,
+            dtype=config.dtype,
         )
 
     def check(self, stages: Sequence[str]) -> None:
@@ -125,15 +155,14 @@ class _Experiment:
         Switches(**self._switches())
         group_methods(config.evaluate.methods)
         images_lib.check_resize(config.data.resize)
-        if "evaluate" in stages:
+        if {"train", "evaluate"} & set(stages):
+            # With weights from elsewhere, this opens them and finds out whether they fit.
+            network = self.network
             for group in group_methods(config.evaluate.methods):
-                make_explain_fn(self.network, group, mask_chunk=config.evaluate.mask_chunk)
+                make_explain_fn(network, group, mask_chunk=config.evaluate.mask_chunk)
         if "train" in stages and not self._trained():
             if self.train_source.label_names != self.validation_source.label_names:
                 raise ValueError("training and validation data have different labels")
-            if config.network.weights:
-                shapes = jax.eval_shape(self.network.init, jax.random.key(0))
-                self._load_weights(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
 
     def _trained(self) -> bool:
         return (self.folder / "classification.json").exists()
@@ -141,8 +170,19 @@ class _Experiment:
     def _switches(self) -> dict[str, Any]:
         return {field: self.config.evaluate[field] for field in _SWITCHES}
 
-    def _load_weights(self, variables) -> tuple[Any, list[str]]:
-        return load_keras_h5(self.config.network.weights, variables, head=self.config.network.head)
+    def _load_pretrained(self) -> Loaded:
+        config = self.config.network
+        return load_network(
+            config.weights,
+            name=config.name,
+            num_labels=len(self.validation_source.label_names),
+            head=config.head,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            style=config.style,
+            dtype=config.dtype,
+            key=jax.random.key(self.config.seed),
+        )
 
     def _source(self, split: str) -> data.Source:
         options = self.config.data
@@ -166,6 +206,7 @@ class _Experiment:
         config = self.config.train
         validation = self._batches(self.validation_source, self.config.evaluate.batch_size)
         augment = data.Augment(**self.config.augment)
+        self._describe_network()
         variables, history = fit(
             self.network,
             self._initial_variables(),
@@ -191,13 +232,29 @@ class _Experiment:
             scores | {"label_names": list(self.validation_source.label_names)},
         )
 
+    def _describe_network(self) -> None:
+        """Leaves word of the network beside its checkpoints, for whoever wants its weights."""
+        config, network = self.config.network, self.network
+        description = Description(
+            name=network.name,
+            num_labels=len(self.validation_source.label_names),
+            head=config.head,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            style=network.style,
+            dtype=config.dtype,
+            preprocess=network.preprocess,
+            label_names=self.validation_source.label_names,
+        )
+        write_network_json(self.folder, description)
+
     def _initial_variables(self) -> Any:
-        variables = self.network.init(jax.random.key(self.config.seed))
-        if self.config.network.weights:
-            variables, notes = self._load_weights(variables)
-            for note in notes:
-                print(f"{self.config.network.weights}: {note}")
-        return variables
+        if not self.config.network.weights:
+            return self.network.init(jax.random.key(self.config.seed))
+        loaded = self._load_pretrained()
+        for note in loaded.notes:
+            print(f"{self.config.network.weights}: {note}")
+        return loaded.variables
 
     def evaluate(self) -> None:
         results, gallery = self.folder / "evaluation.json", self.folder / "gallery.npz"
@@ -250,3 +307,10 @@ def _report(workdir: pathlib.Path, variants: list[str], title: str) -> None:
 
 def _read_results(workdir, variants, name) -> dict[str, Any]:
     return {variant: files.read_json(workdir / variant / f"{name}.json") for variant in variants}
+
+
+# Name: (stages, what checks a config and returns the function that runs some of them).
+TASKS = {
+    "experiment": (STAGES, _prepare_experiment),
+    "photos": (photos_task.STAGES, photos_task.prepare),
+}

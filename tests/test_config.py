@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from minmax_jax.config import default_config, differences, resolve_variant, select_variant
 from minmax_jax.models import create_network
+from minmax_jax.run import TASKS
 from minmax_jax.train import Stage
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -74,8 +75,8 @@ def test_differences_names_fields():
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiment_is_locked_and_builds_its_networks(path):
     config = runpy.run_path(str(path))["get_config"]()
-    assert config.is_locked
-    for name in config.variants:
+    assert config.is_locked and config.task in TASKS
+    for name in config.get("variants", ()):
         variant = resolve_variant(config, name)
         network = create_network(
             variant.network.name,

@@ -11,13 +11,17 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from minmax_jax.config import default_config
 from minmax_jax.data import create_source
+from minmax_jax.models import create_network
+from minmax_jax.pretrained import load_network
 from minmax_jax.run import run
+from minmax_jax.train import restore_best
 
 ROOT = pathlib.Path(__file__).parents[1]
 METHODS = ("cam", "score_cam", "d_minmax_grad_cam")
@@ -44,6 +48,21 @@ def tiny_config():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return run(tiny_config(), tmp_path_factory.mktemp("run"))
+
+
+def test_a_run_is_weights_for_others(finished):
+    loaded = load_network(finished / "regularised", key=jax.random.key(1))
+    assert loaded.has_head and loaded.notes == () and loaded.activation == "sigmoid"
+    assert loaded.label_names == create_source("scenes", "validation", size=1).label_names
+    config = tiny_config().network
+    network = create_network(config.name, num_labels=10, head="kur", alpha=10.0)
+    assert loaded.network.preprocess == network.preprocess
+    best = restore_best(finished / "regularised", network)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, best)
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    expected, _ = jax.jit(network.apply)(best, images)
+    logits, _ = jax.jit(loaded.network.apply)(loaded.variables, images)
+    np.testing.assert_array_equal(logits, expected)
 
 
 def test_results_have_the_promised_form(finished):

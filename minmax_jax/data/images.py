@@ -96,6 +96,19 @@ def resize_mask(mask: np.ndarray, size: int, resize: str) -> np.ndarray:
     return out
 
 
+def seen_box(height: int, width: int, size: int, resize: str) -> tuple[float, float, float, float]:
+    """Top, left, bottom and right of what `resize_image` shows, in pixels of the image.
+
+    With "letterbox" the box reaches beyond the image: into the padding.
+    """
+    if resize == "crop":
+        top, left, side = _crop_box(height, width)
+        return top, left, top + side, left + side
+    top, left, inner_height, inner_width = _letterbox_inset(height, width, size)
+    y, x = height / inner_height, width / inner_width  # a rounding apart
+    return -top * y, -left * x, (size - top) * y, (size - left) * x
+
+
 def check_resize(resize: str) -> None:
     """Raises `ValueError` unless `resize` is a known way to resize."""
     if resize not in RESIZES:

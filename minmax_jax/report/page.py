@@ -5,18 +5,16 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
 from minmax_jax import files
-from minmax_jax.report import figures, names, pictures, tables
+from minmax_jax.report import figures, names, pictures, tables, templates
 
 HEADLINE_METRICS = (
     "f1_minus",
@@ -104,7 +102,8 @@ def write_report(
     for number, photo in enumerate(tqdm(_photos(results), desc="gallery", unit="photo"), 1):
         draw(f"gallery_{number:02d}", figures.gallery_figure(photo, title=f"Photo {number}"))
         photos.append(photo)
-    html = _template().render(
+    filters = {"picture": _picture_uri, "row_names": _row_names, "value": tables.format_value}
+    html = templates.template("page.html", filters).render(
         title=title, focus=focus, curves=curves, photos=photos, **_texts(results)
     )
     page = report / "index.html"
@@ -153,7 +152,8 @@ def _texts(results: Results) -> dict[str, Any]:
         names.METRICS,
     )
     settings = {
-        variant: dict(_flat(evaluation["settings"])) for variant, evaluation in evaluations.items()
+        variant: dict(templates.flat(evaluation["settings"]))
+        for variant, evaluation in evaluations.items()
     }
     return {
         "variants": list(evaluations),
@@ -182,26 +182,9 @@ def _texts(results: Results) -> dict[str, Any]:
         },
         "settings": settings,
         "setting_names": names.ordered((name for own in settings.values() for name in own), ()),
-        "config": dict(_flat(results.config)),
-        "scale": _scale(),
+        "config": dict(templates.flat(results.config)),
+        "scale": templates.scale(),
     }
-
-
-def _flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of nested dicts as `("a.b.c", text)`."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{prefix}{key}", text
-
-
-def _scale(steps: int = 9) -> list[str]:
-    """Colours of a map's values from 0 to 1 over mid grey, for the gallery's legend."""
-    grey = np.full((1, steps, 3), 128, np.uint8)
-    colors = pictures.overlay_map(grey, np.linspace(0, 1, steps, dtype=np.float32)[None])[0]
-    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colors]
 
 
 def _row_names(table: tables.Table) -> list[list[tuple[str, int]]]:
@@ -229,21 +212,3 @@ def _picture_uri(picture: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "webp", quality=86)
     return _data_uri("webp", buffer.getvalue())
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "picture": _picture_uri,
-        "row_names": _row_names,
-        "value": tables.format_value,
-        "method": names.method_title,
-    }
-    environment.globals["ARROWS"] = names.ARROWS
-    return environment.get_template("page.html")

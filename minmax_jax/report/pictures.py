@@ -9,17 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
-from minmax_jax.cams import maps as cam_maps
+from minmax_jax.report.overlay import overlay_map, to_grey
 
 SIDE = 176  # pixels of a shown picture's longer side
-COLORMAP = matplotlib.colormaps["inferno"]
 PALETTE = ("#e8a33d", "#4cb2e6", "#2fb57c", "#e0607e", "#a58be8", "#d8cf4a", "#5f86d6", "#d9773b")
 CONTOUR = np.array([90, 255, 255], np.uint8)  # cyan: inferno has nothing like it
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +70,6 @@ def _rgb(color: str) -> np.ndarray:
     return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
-    """Luminance `(H W 1)` in 0..255."""
-    return (image.astype(np.float32) @ LUMA)[..., None]
-
-
 def fit(picture: np.ndarray, *, smooth: bool = True) -> np.ndarray:
     """Enlarges or shrinks `(H W ...)` uint8 until its longer side has `SIDE` pixels."""
     height, width = picture.shape[:2]
@@ -85,23 +77,6 @@ def fit(picture: np.ndarray, *, smooth: bool = True) -> np.ndarray:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     resampling = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(picture).resize(size, resampling))
-
-
-def overlay_map(image: np.ndarray, map_: np.ndarray) -> np.ndarray:
-    """Lays a map over a photo: what the map leaves out is dim and grey, what it shows glows.
-
-    Args:
-      image: uint8 `(H W 3)`.
-      map_: `(h w)` in 0..1; resized bilinearly to `(H W)`.
-
-    Returns:
-      uint8 `(H W 3)`.
-    """
-    resized = np.asarray(cam_maps.resize_maps(np.asarray(map_, np.float32), image.shape[:2]))
-    heat = np.clip(resized, 0, 1)[..., None]
-    color = 255 * COLORMAP(heat[..., 0])[..., :3].astype(np.float32)
-    opacity = 0.2 + 0.55 * heat
-    return np.rint((1 - opacity) * 0.6 * _grey(image) + opacity * color).astype(np.uint8)
 
 
 def color_mask(
@@ -118,7 +93,7 @@ def color_mask(
     Returns:
       uint8 `(H W 3)`.
     """
-    grey = 0.45 * _grey(image)
+    grey = 0.45 * to_grey(image)[..., None]
     painted = np.repeat(grey, 3, axis=-1)
     for index, color in colors.items():
         opacity = 0.85 if index == label else 0.3
@@ -155,6 +130,7 @@ def compose_photo(
     """
     first = next(iter(galleries.values()))
     image, annotated = first["images"][index], first["labels"][index]
+    grey = to_grey(image)
     mask = first["masks"][index] if "masks" in first else None
     explained = {variant: gallery["present"][index] for variant, gallery in galleries.items()}
     shown = np.logical_or.reduce(list(explained.values()))
@@ -172,7 +148,7 @@ def compose_photo(
             pictures = {}
             for method in methods:
                 if f"maps/{method}" in gallery:
-                    picture = fit(overlay_map(image, gallery[f"maps/{method}"][index, label]))
+                    picture = fit(overlay_map(grey, gallery[f"maps/{method}"][index, label]))
                     if inside is not None:
                         picture = draw_contour(picture, inside > 0)
                     pictures[method] = picture

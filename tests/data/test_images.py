@@ -242,3 +242,21 @@ def test_the_right_size_stays(photo, resize):
     image = photo[:6, :6]
     np.testing.assert_array_equal(images.resize_image(image, 6, resize), image)
     np.testing.assert_array_equal(images.resize_mask(image[:, :, 0], 6, resize), image[:, :, 0])
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (31, 50), (5, 90), (33, 33), (1, 40)])
+def test_seen_box_is_where_the_network_looks(shape):
+    """In the square of a crop the photo fills all; in a letterbox all but what is black."""
+    height, width = shape
+    side = min(shape)
+    expected = [(height - side) / 2, (width - side) / 2, (height + side) / 2, (width + side) / 2]
+    assert images.seen_box(*shape, 24, "crop") == tuple(expected)
+
+    white = images.resize_image(np.full((*shape, 3), 255, np.uint8), 24, "letterbox")[..., 0] > 0
+    top, left, bottom, right = images.seen_box(*shape, 24, "letterbox")
+    edges = ((0, height, top, bottom, 1), (0, width, left, right, 0))
+    for first, last, start, stop, axis in edges:
+        filled = np.flatnonzero(white.any(axis=axis))
+        scale = 24 / (stop - start)  # pixels of the square a pixel of the photo
+        assert (first - start) * scale == pytest.approx(filled[0], abs=1e-9)
+        assert (last - start) * scale == pytest.approx(filled[-1] + 1, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Maps lie where they belong on the photo, and each label gets its rows."""
+"""Masks, outlines, and each label's rows."""
 
 from __future__ import annotations
 
@@ -8,61 +8,6 @@ import pytest
 from minmax_jax.report import pictures
 
 from .conftest import LABELS, METHODS, make_gallery
-
-
-def bilinear_loop(map_, height, width):
-    """Half-pixel centres, edges clamped, no antialiasing."""
-    rows, columns = map_.shape
-    result = np.zeros((height, width))
-    for i in range(height):
-        for j in range(width):
-            y = min(max((i + 0.5) * rows / height - 0.5, 0), rows - 1)
-            x = min(max((j + 0.5) * columns / width - 0.5, 0), columns - 1)
-            top, left = int(y), int(x)
-            bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
-            v, u = y - top, x - left
-            result[i, j] = (
-                (1 - v) * ((1 - u) * map_[top, left] + u * map_[top, right])
-                + v * ((1 - u) * map_[bottom, left] + u * map_[bottom, right])
-            )  # fmt: skip
-    return result
-
-
-@pytest.mark.parametrize("corner", [(0, 0), (0, -1), (-1, 0), (-1, -1)])
-def test_a_hot_corner_is_hot_in_that_corner(corner):
-    map_ = np.zeros((4, 4), np.float32)
-    map_[corner] = 1
-    image = np.full((32, 48, 3), 90, np.uint8)
-    overlay = pictures.overlay_map(image, map_).astype(int)
-    light = overlay.sum(-1)
-    hottest = np.unravel_index(light.argmax(), light.shape)
-    assert (hottest[0] >= 16, hottest[1] >= 24) == (corner[0] == -1, corner[1] == -1)
-    # Hot is yellow: red and green far above blue; the far corner stays dim and grey.
-    red, green, blue = overlay[corner]
-    assert red > 150 and green > 150 and blue < red - 50
-    far = overlay[-1 - corner[0], -1 - corner[1]]
-    assert np.ptp(far) <= 4 and far.max() < 90
-
-
-def test_overlay_gets_lighter_with_the_resized_map():
-    rng = np.random.default_rng(0)
-    map_ = rng.random((3, 5)).astype(np.float32)
-    heat = bilinear_loop(map_.astype(np.float64), 30, 40)
-    overlay = pictures.overlay_map(np.full((30, 40, 3), 100, np.uint8), map_).astype(int)
-    # Over a plain photo the colour is a function of the map: pixels in the order of an
-    # independent resize never get darker, but for rounding.
-    light = (overlay @ np.array([0.299, 0.587, 0.114])).ravel()[heat.ravel().argsort()]
-    assert np.diff(light).min() > -1
-    assert light[-1] - light[0] > 50
-
-
-def test_an_empty_map_leaves_a_dim_grey_photo():
-    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    overlay = pictures.overlay_map(image, np.zeros((2, 2), np.float32)).astype(int)
-    assert np.ptp(overlay, axis=-1).max() <= 3
-    assert overlay.max() < 130
-    grey = image @ np.array([0.299, 0.587, 0.114])
-    assert np.corrcoef(overlay.mean(-1).ravel(), grey.ravel())[0, 1] > 0.99
 
 
 def test_mask_colours():
