@@ -25,7 +25,7 @@ class Style:
 
     Attributes:
       preprocess: what its weights want to be fed.
-      padding: of strided convolutions, "SAME" or "symmetric"; see `layers.convolve`.
+      padding: of strided convolutions, "SAME" or "symmetric"; see `windows.convolve`.
       epsilon: added to the variance in batch normalisation.
       momentum: of the stored statistics, `new = momentum * old + (1 - momentum) * batch`.
       options: fields of the network's module in which this style differs, as (name, value).

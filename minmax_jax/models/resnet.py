@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from minmax_jax.models.backbone import Backbone, Style
-from minmax_jax.models.layers import Conv, max_pool
+from minmax_jax.models.layers import Conv
 from minmax_jax.models.preprocess import IMAGENET, IMAGENET_BGR, MINUS_ONE_TO_ONE
+from minmax_jax.models.windows import max_pool
 
 BASIC_STYLES = {"torchvision": Style(IMAGENET), "timm": Style(IMAGENET)}
 STYLES = BASIC_STYLES | {

@@ -11,8 +11,9 @@ from typing import ClassVar
 import flax.linen as nn
 
 from minmax_jax.models.backbone import Backbone, Style
-from minmax_jax.models.layers import Conv, max_pool
+from minmax_jax.models.layers import Conv
 from minmax_jax.models.preprocess import IMAGENET, IMAGENET_BGR
+from minmax_jax.models.windows import max_pool
 
 STYLES = {
     "torchvision": Style(IMAGENET),

@@ -1,110 +1,14 @@
-"""Convolutions against `lax.conv_general_dilated`, on every branch and in every direction."""
+"""Layers: their parameters, and batch normalisation against flax's own."""
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from minmax_jax.models.layers import Conv, convolve, max_pool
-
-CASES = {
-    "pointwise": ((1, 1, 6, 5), 1, "SAME"),
-    "pointwise strided": ((1, 1, 6, 5), 2, "SAME"),
-    "pointwise valid strided": ((1, 1, 6, 5), 3, "VALID"),
-    "pointwise padded": ((1, 1, 6, 5), 1, ((1, 1), (0, 2))),
-    "depthwise": ((3, 3, 1, 6), 1, "SAME"),
-    "depthwise strided": ((3, 3, 1, 6), 2, "SAME"),
-    "depthwise explicit": ((3, 3, 1, 6), 2, ((0, 1), (2, 1))),
-    "depthwise oblong": ((5, 3, 1, 6), 3, "VALID"),
-    "full": ((3, 3, 6, 5), 2, "SAME"),
-    "grouped": ((3, 3, 3, 4), 1, "SAME"),
-    "full symmetric": ((3, 3, 6, 5), 2, "symmetric"),
-    "depthwise symmetric": ((5, 5, 1, 6), 2, "symmetric"),
-    "depthwise multiplied": ((3, 3, 1, 12), 1, "SAME"),
-}
-
-
-def plain(x, kernel, stride, padding):
-    if padding == "symmetric":
-        padding = [(kernel.shape[0] // 2,) * 2, (kernel.shape[1] // 2,) * 2]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1] // kernel.shape[2],
-    )
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_convolve_is_the_plain_convolution_and_so_are_its_gradients(case):
-    shape, stride, padding = CASES[case]
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((2, 9, 8, 6)), jnp.float32)
-    kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    out = jax.eval_shape(lambda x, k: plain(x, k, stride, padding), x, kernel)
-    cotangents = jnp.asarray(rng.standard_normal((3, *out.shape)), jnp.float32)
-
-    def everything(f):
-        def run(x, kernel, cotangents):
-            y, pullback = jax.vjp(f, x, kernel)
-            return y, jax.vmap(pullback)(cotangents)
-
-        return jax.jit(run)(x, kernel, cotangents)
-
-    ours = everything(lambda x, k: convolve(x, k, stride=stride, padding=padding))
-    theirs = everything(lambda x, k: plain(x, k, stride, padding))
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-
-
-def test_convolve_maps_over_kernels():
-    rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.standard_normal((2, 6, 6, 4)), jnp.float32)
-    for shape in ((1, 1, 4, 3), (3, 3, 1, 4)):
-        kernels = jnp.asarray(rng.standard_normal((2, *shape)), jnp.float32)
-        stacked = jax.vmap(lambda kernel: convolve(x, kernel))(kernels)
-        single = [plain(x, kernel, 1, "SAME") for kernel in kernels]
-        np.testing.assert_allclose(stacked, np.stack(single), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 4, 3), (3, 3, 1, 4), (3, 3, 4, 3)])
-def test_gradients_of_a_sharded_batch_are_those_of_the_whole(shape):
-    rng = np.random.default_rng(2)
-    x = jnp.asarray(rng.standard_normal((4, 6, 6, 4)), jnp.float32)
-    kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    gradients = jax.jit(jax.grad(lambda x, k: jnp.sum(convolve(x, k) ** 2), argnums=(0, 1)))
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    sharded = gradients(jax.device_put(x, batch), jax.device_put(kernel, whole))
-    for a, b in zip(sharded, gradients(x, kernel), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
-    assert sharded[0].sharding.is_equivalent_to(batch, 4)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 4, 3), (3, 3, 1, 4)])
-def test_the_platform_chooses(shape):
-    x, kernel = jnp.zeros((1, 6, 6, 4)), jnp.zeros(shape)
-    traced = jax.jit(convolve).trace(x, kernel)
-    assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
-    assert "stablehlo.convolution" in traced.lower(lowering_platforms=("cuda",)).as_text()
-
-
-def test_low_precision_stays_low():
-    x, kernel = jnp.ones((1, 6, 6, 4), jnp.bfloat16), jnp.ones((3, 3, 1, 4), jnp.bfloat16)
-    assert convolve(x, kernel).dtype == jnp.bfloat16
-    assert convolve(x, jnp.ones((1, 1, 4, 2), jnp.bfloat16)).dtype == jnp.bfloat16
-
-
-def test_a_kernel_that_does_not_fit_is_named():
-    with pytest.raises(ValueError, match=r"\(3, 3, 4, 8\) does not fit input \(1, 6, 6, 6\)"):
-        convolve(jnp.zeros((1, 6, 6, 6)), jnp.zeros((3, 3, 4, 8)))
+from minmax_jax.models.layers import BatchNorm, Conv
 
 
 def test_conv_owns_one_ordinary_kernel():
@@ -123,24 +27,61 @@ def test_conv_owns_one_ordinary_kernel():
     )
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, "symmetric"), (2, 2, "VALID")])
-def test_max_pool_against_a_loop(size, stride, padding):
-    x = np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32)
-    before = size // 2 if padding == "symmetric" else 0
-    rows = (7 + 2 * before - size) // stride + 1
-    columns = (6 + 2 * before - size) // stride + 1
-    expected = np.zeros((2, rows, columns, 3))
-    gradient = np.zeros(x.shape)
-    for b in range(2):
-        for i in range(rows):
-            for j in range(columns):
-                top, left = i * stride - before, j * stride - before
-                for c in range(3):
-                    window = x[b, max(top, 0) : top + size, max(left, 0) : left + size, c]
-                    row, column = np.unravel_index(np.argmax(window), window.shape)
-                    expected[b, i, j, c] = window.max()
-                    gradient[b, max(top, 0) + row, max(left, 0) + column, c] += 1
-    pooled = max_pool(jnp.asarray(x), size, stride=stride, padding=padding)
-    np.testing.assert_array_equal(pooled, expected.astype(np.float32))
-    ours = jax.grad(lambda x: max_pool(x, size, stride=stride, padding=padding).sum())(x)
-    np.testing.assert_array_equal(ours, gradient)
+@pytest.mark.parametrize("stored", [False, True])
+def test_batch_norm_is_that_of_flax_and_so_are_its_gradients(stored):
+    rng = np.random.default_rng(4)
+    x = jnp.asarray(3 + 2 * rng.standard_normal((3, 5, 4, 6)), jnp.float32)
+    g = jnp.asarray(rng.standard_normal(x.shape), jnp.float32)
+
+    def row():
+        return jnp.asarray(rng.uniform(0.5, 1.5, 6), jnp.float32)
+
+    params, stats = {"scale": row(), "bias": row()}, {"mean": row(), "var": row()}
+    ours = BatchNorm(stored, momentum=0.9, epsilon=1e-3)
+    theirs = nn.BatchNorm(stored, momentum=0.9, epsilon=1e-3)
+    shapes = jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x))
+    assert shapes == jax.tree.map(jnp.shape, {"params": params, "batch_stats": stats})
+
+    def everything(module):
+        def run(params, x):
+            variables = {"params": params, "batch_stats": stats}
+            out, updates = module.apply(variables, x, mutable=["batch_stats"])
+            return jnp.sum(out * g), (out, updates)
+
+        return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(params, x)
+
+    got, wanted = everything(ours), everything(theirs)
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    if stored:
+        jax.tree.map(np.testing.assert_array_equal, got[0][1][1], {"batch_stats": stats})
+
+
+def test_batch_norm_of_low_precision_is_computed_in_float32():
+    x = 100 + jnp.asarray(np.random.default_rng(5).standard_normal((64, 3, 3, 2)), jnp.bfloat16)
+    module = BatchNorm(False, momentum=0.0, epsilon=1e-3)
+    variables = module.init(jax.random.key(0), x)
+    out, updates = module.apply(variables, x, mutable=["batch_stats"])
+    assert out.dtype == jnp.bfloat16
+    wide = np.asarray(x, np.float64).reshape(-1, 2)
+    stats = updates["batch_stats"]
+    assert {value.dtype for value in stats.values()} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(stats["mean"], wide.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(stats["var"], wide.var(axis=0), rtol=1e-2)
+
+
+def test_constant_channels_are_normalised_to_their_bias():
+    x = jnp.full((2, 3, 3, 1), 7.0)
+    module = BatchNorm(False, momentum=0.9, epsilon=1e-3)
+    params = {"scale": jnp.full(1, 2.0), "bias": jnp.full(1, 0.5)}
+    variables = {"params": params, "batch_stats": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}
+
+    def total(x):
+        out, _ = module.apply(variables, x, mutable=["batch_stats"])
+        return out.sum(), out
+
+    gradient, out = jax.grad(total, has_aux=True)(x)
+    np.testing.assert_allclose(out, np.full(x.shape, 0.5), atol=1e-3)
+    assert np.isfinite(gradient).all()
