@@ -10,11 +10,15 @@ from minmax_jax.cams.maps import normalize_maps, resize_maps
 from minmax_jax.evaluate import evaluate
 from minmax_jax.explain import METHODS, explain, make_explain_fn
 from minmax_jax.models import NETWORKS, Network, create_network
+from minmax_jax.select import DetectedLabels, NamedLabels, TopLabels
 
 __all__ = [
     "METHODS",
     "NETWORKS",
+    "DetectedLabels",
+    "NamedLabels",
     "Network",
+    "TopLabels",
     "create_network",
     "evaluate",
     "explain",

@@ -1,0 +1,72 @@
+"""The README's Python runs as it stands."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from minmax_jax import create_network
+from tests.pretrained import writers
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A photo, and weights of Keras' MobileNetV2, all zero but for the head."""
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    (folder / "holiday").mkdir()
+    photo = rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    Image.fromarray(photo).save(folder / "holiday" / "cat.jpg")
+    network = create_network("mobilenet_v2", num_labels=1000)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    keras = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
+    layers = {}
+    for layers_of in shapes.values():
+        for layer, arrays in layers_of.items():
+            for name, shape in arrays.items():
+                normalised = "scale" in shapes["params"][layer]
+                theirs = "beta" if normalised and name == "bias" else keras.get(name, name)
+                size = shape.shape if shape.shape[2:3] != (1,) else (*shape.shape[:2], -1, 1)
+                own = layers.setdefault("predictions" if layer == "head" else layer, {})
+                value = np.full(shape.shape, 0.5 if name == "var" else 0.1, np.float32)
+                if layer == "head":
+                    value = rng.standard_normal(shape.shape).astype(np.float32)
+                own[theirs] = value.reshape(size)
+    writers.write_legacy(folder / "mobilenet_v2.h5", layers)
+    return folder
+
+
+def test_there_are_examples():
+    assert len(BLOCKS) == 3
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_an_example_runs(number, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    rng = np.random.default_rng(1)
+    photos = rng.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    labels = np.eye(2, 21, dtype=bool)
+    images = rng.uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+    names = {
+        "photos": photos,
+        "batches": [{"image": images, "labels": labels}],
+        "images": images,
+    }
+    exec("import jax\nimport minmax_jax as mj", names)
+    exec(BLOCKS[number], names)
+    maps, labels = names["maps"], {0: 21, 1: 3, 2: 5}[number]
+    assert maps.shape[:2] == (1 if number == 1 else 2, labels)
+    assert np.isfinite(maps).all() and (np.asarray(maps) >= 0).all()
+    if number < 2:
+        assert names["masks"].shape[2:] == (224, 224) and names["masks"].max() <= 1
+    if number == 1:
+        top = np.argsort(-np.asarray(names["logits"]), axis=1)[:, :3]
+        np.testing.assert_array_equal(names["chosen"].labels, top)
