@@ -15,8 +15,8 @@ Every photo has a folder `DIR/photos/PHOTO/` with `RANK_LABEL_METHOD.png` at its
 `DIR/summary.csv` lists them, `DIR/skipped.json` those that could not be read. A repeated command
 explains what is new.
 
-On two CPU cores, MobileNetV2 explains 37 photos of 640 x 480 a second by one method, three labels
-each, and ResNet-50 18; by three methods 17 and 12, as nine PNG files a photo cost more than the
+On two CPU cores, MobileNetV2 explains 39 photos of 640 x 480 a second by one method, three labels
+each, and ResNet-50 19; by three methods 19 and 12, as nine PNG files a photo cost more than the
 network. Of ImageNet's 20 sample photos, MobileNetV2 at 224 px gets 18 right with
 `--config.resize=crop` (the centred square, as in training) and 16 with the default "letterbox" (the
 whole photo, smaller), which `--config.image_size=256` brings to 18.
