@@ -136,16 +136,14 @@ class _Experiment:
             return create_network(**read_network_json(self.folder).arguments)
         if self.config.network.weights:
             return self._load_pretrained().network
-        config = self.config.network
-        return create_network(
-            config.name,
-            num_labels=len(self.validation_source.label_names),
-            head=config.head,
-            alpha=config.alpha,
-            dropout=config.dropout,
-            style=config.style or None,
-            dtype=config.dtype,
-        )
+        style = self.config.network.style or None
+        return create_network(style=style, **self._network_options())
+
+    def _network_options(self) -> dict[str, Any]:
+        """What `create_network` and `load_network` alike are told."""
+        fields = ("name", "head", "alpha", "dropout", "dtype")
+        options = {field: self.config.network[field] for field in fields}
+        return options | {"num_labels": len(self.validation_source.label_names)}
 
     def check(self, stages: Sequence[str]) -> None:
         """Builds whatever the stages name, so that a wrong name or file is known at once."""
@@ -171,17 +169,11 @@ class _Experiment:
         return {field: self.config.evaluate[field] for field in _SWITCHES}
 
     def _load_pretrained(self) -> Loaded:
-        config = self.config.network
         return load_network(
-            config.weights,
-            name=config.name,
-            num_labels=len(self.validation_source.label_names),
-            head=config.head,
-            alpha=config.alpha,
-            dropout=config.dropout,
-            style=config.style,
-            dtype=config.dtype,
+            self.config.network.weights,
+            style=self.config.network.style,
             key=jax.random.key(self.config.seed),
+            **self._network_options(),
         )
 
     def _source(self, split: str) -> data.Source:
@@ -234,17 +226,11 @@ class _Experiment:
 
     def _describe_network(self) -> None:
         """Leaves word of the network beside its checkpoints, for whoever wants its weights."""
-        config, network = self.config.network, self.network
         description = Description(
-            name=network.name,
-            num_labels=len(self.validation_source.label_names),
-            head=config.head,
-            alpha=config.alpha,
-            dropout=config.dropout,
-            style=network.style,
-            dtype=config.dtype,
-            preprocess=network.preprocess,
+            style=self.network.style,
+            preprocess=self.network.preprocess,
             label_names=self.validation_source.label_names,
+            **self._network_options(),
         )
         write_network_json(self.folder, description)
 

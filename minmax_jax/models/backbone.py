@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -39,7 +39,11 @@ class Style:
 
 
 class Backbone(nn.Module):
-    """Base of the networks: subclasses define `taps` and `features`.
+    """Base of the networks.
+
+    A subclass has the class attribute `taps` and the method `features(x, *, tap, norm, train)`,
+    which makes of images `(b H W 3)` the activations of the last tap: `x = tap(name, x)` at each of
+    the taps, `x = norm(x, name=layer)` normalises a batch, `train` says whether random layers work.
 
     Attributes:
       num_labels, head, alpha, dropout: see `heads.Head`.
@@ -77,15 +81,3 @@ class Backbone(nn.Module):
             x, train=train
         )
         return logits, tap.activations
-
-    def features(
-        self, x: jax.Array, *, tap: Taps, norm: Callable[..., jax.Array], train: bool
-    ) -> jax.Array:
-        """Images `(b H W 3)` to the activations of the last tap.
-
-        Args:
-          tap: `x = tap(name, x)` at each of `taps`.
-          norm: `x = norm(x, name=layer)` normalises a batch.
-          train: whether random layers are at work.
-        """
-        raise NotImplementedError
