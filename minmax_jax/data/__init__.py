@@ -11,19 +11,26 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from minmax_jax.data import folder, scenes
+from minmax_jax.data import coco, folder, planet, scenes, tfds, voc
 from minmax_jax.data.augment import Augment
 from minmax_jax.data.pipeline import Batches, Source, batches
 
-SOURCES = {"scenes": scenes.Scenes, "csv": folder.CsvFolder}
+SOURCES = {
+    "scenes": scenes.Scenes,
+    "csv": folder.CsvFolder,
+    "voc": voc.Voc,
+    "coco": coco.Coco,
+    "planet": planet.Planet,
+    "tfds": tfds.Tfds,
+}
 
 __all__ = ["SOURCES", "Augment", "Batches", "Source", "batches", "create_source"]
 
 
-def create_source(name: str, split: str, **options: Any) -> Source:
+def create_source(name: str, split: str, /, **options: Any) -> Source:
     """The source `name` for a split ("train", "validation" or "test").
 
-    Options are those of the source's class: `scenes.Scenes`, `folder.CsvFolder`.
+    Options are those of the source's class: see `SOURCES`.
 
     Raises:
       ValueError: for an unknown name, split or option (naming the valid ones), and for whatever

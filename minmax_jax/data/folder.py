@@ -14,17 +14,21 @@ from __future__ import annotations
 import csv
 import os
 import pathlib
+from collections.abc import Sequence
 from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
 import tqdm
+from PIL import ExifTags, Image, ImageOps
 
 from minmax_jax.data import images as images_lib
 
 HEADERS = (("image", "labels"), ("image_name", "tags"))
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif")
 ON_ERROR = ("raise", "skip")
+
+_ORIENTATION = ExifTags.Base.Orientation
 
 
 class Row(NamedTuple):
@@ -80,7 +84,7 @@ class CsvFolder:
             raise ValueError(f"option {split}_csv is empty: no CSV file for the split {split!r}")
         tables = {key: read_rows(folder / name) for key, name in names.items() if name}
         if classes:
-            self.label_names = read_classes(folder / classes)
+            self.label_names = read_names(folder / classes)
         else:
             found = {label for rows in tables.values() for row in rows for label in row.labels}
             self.label_names = tuple(sorted(found))
@@ -93,7 +97,7 @@ class CsvFolder:
             )
 
         path, rows = folder / names[split], tables[split]
-        self._labels = _multi_hot(rows, self.label_names, path)
+        self._labels = multi_hot(rows, self.label_names, path)
         files = [_find_image(str(folder / images), row, path) for row in rows]
         self._images = [os.path.join(folder, images, file) for file in files]
         self._masks = []
@@ -117,23 +121,10 @@ class CsvFolder:
         image = images_lib.decode_image(self._images[index])
         example = {"image": image, "labels": self._labels[index].copy()}
         if self.has_masks:
-            example["mask"] = self._decode_mask(self._masks[index], image.shape[:2])
+            path = self._masks[index]
+            example["mask"] = images_lib.decode_mask(path)
+            check_mask(example["mask"], path, image.shape[:2], len(self.label_names))
         return example
-
-    def _decode_mask(self, path: str, shape: tuple[int, int]) -> np.ndarray:
-        mask = images_lib.decode_mask(path)
-        if mask.shape != shape:
-            raise ValueError(
-                f"mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, "
-                f"its image {shape[1]}x{shape[0]} (width x height, upright)"
-            )
-        highest = int(np.where(mask == images_lib.VOID, 0, mask).max())
-        if highest > len(self.label_names):
-            raise ValueError(
-                f"mask {path} holds the value {highest}: valid are 0, 1 to "
-                f"{len(self.label_names)} (1 + label index) and {images_lib.VOID}"
-            )
-        return mask
 
     def _skip_damaged(self) -> None:
         with futures.ThreadPoolExecutor() as pool:
@@ -197,8 +188,8 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
     return rows
 
 
-def read_classes(path: str | os.PathLike) -> tuple[str, ...]:
-    """Reads label names, one a line; blank lines do not count.
+def read_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """Reads names, one a line; blank lines do not count.
 
     Raises:
       ValueError: naming `path`: no such file, or a name that stands there twice.
@@ -217,8 +208,12 @@ def read_classes(path: str | os.PathLike) -> tuple[str, ...]:
     return tuple(first)
 
 
-def _multi_hot(rows: list[Row], names: tuple[str, ...], path: pathlib.Path) -> np.ndarray:
-    """Labels as bool (n c)."""
+def multi_hot(rows: list[Row], names: tuple[str, ...], path: pathlib.Path) -> np.ndarray:
+    """The rows' labels as bool (n c).
+
+    Raises:
+      ValueError: naming `path` and the line, for a label that is not among the c `names`.
+    """
     positions = {name: i for i, name in enumerate(names)}
     labels = np.zeros((len(rows), len(names)), bool)
     for row, hot in zip(rows, labels, strict=True):
@@ -229,6 +224,65 @@ def _multi_hot(rows: list[Row], names: tuple[str, ...], path: pathlib.Path) -> n
                 )
             hot[positions[label]] = True
     return labels
+
+
+def find_files(
+    folder: str | os.PathLike, names: Sequence[str], *, what: str, advice: str
+) -> list[str]:
+    """Paths of the named files of one folder.
+
+    The folder is listed once: asking for thousands of files one by one is slow on network disks.
+
+    Args:
+      folder: where they are.
+      names: file names.
+      what: "image", "mask", ... for the error.
+      advice: how to get them, for the error.
+
+    Raises:
+      ValueError: for a folder that cannot be read, or missing files, naming the first.
+    """
+    try:
+        present = set(os.listdir(folder))
+    except OSError as error:
+        raise ValueError(f"cannot read folder {folder}: {error.strerror}. {advice}") from error
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise ValueError(
+            f"no {what} {os.path.join(folder, missing[0])} "
+            f"({len(missing)} of {len(names)} are missing). {advice}"
+        )
+    return [os.path.join(folder, name) for name in names]
+
+
+def turn_mask(mask: np.ndarray, image: str | os.PathLike) -> np.ndarray:
+    """Turns a mask (H W) drawn over the stored pixels of an image file as `decode_image` does.
+
+    Masks that come without EXIF data of their own lie over the pixels as they are stored.
+    """
+    turned = Image.fromarray(mask)
+    with Image.open(image) as stored:
+        turned.getexif()[_ORIENTATION] = stored.getexif().get(_ORIENTATION, 1)
+    return np.array(ImageOps.exif_transpose(turned))
+
+
+def check_mask(mask: np.ndarray, path: str, shape: tuple[int, int], count: int) -> None:
+    """Checks a mask uint8 (H W) of `count` labels against its image's height and width.
+
+    Raises:
+      ValueError: naming `path`, for another shape, or a value that is neither 0 to `count` nor 255.
+    """
+    if mask.shape != shape:
+        raise ValueError(
+            f"mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, "
+            f"its image {shape[1]}x{shape[0]} (width x height, upright)"
+        )
+    highest = int(np.where(mask == images_lib.VOID, 0, mask).max())
+    if highest > count:
+        raise ValueError(
+            f"mask {path} holds the value {highest}: valid are 0, 1 to "
+            f"{count} (1 + label index) and {images_lib.VOID}"
+        )
 
 
 def _find_image(folder: str, row: Row, path: pathlib.Path) -> str:

@@ -9,6 +9,7 @@ side filling the square, and pads evenly on both sides with black (0) and, in ma
 from __future__ import annotations
 
 import os
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,19 +18,23 @@ VOID = 255
 RESIZES = ("crop", "letterbox")
 
 
-def decode_image(path: str | os.PathLike) -> np.ndarray:
+def decode_image(file: str | os.PathLike | BinaryIO, *, name: str = "") -> np.ndarray:
     """Reads an image file of any mode as uint8 (H W 3), upright.
 
     EXIF orientation is applied, transparent pixels are laid over white, 16-bit grey is scaled to
     8 bits, and of several frames the first counts.
 
+    Args:
+      file: its path, or an open binary file.
+      name: what errors call it; "" calls it by its path.
+
     Raises:
-      ValueError: naming `path`, if the file is missing, damaged, truncated or in a floating-point
-        or 32-bit mode, which has no agreed range.
+      ValueError: naming it, if the file is missing, damaged, truncated or in a floating-point or
+        32-bit mode, which has no agreed range.
     """
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+        with Image.open(file) as image:
+            ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I;16"):
                 wide = np.asarray(image).astype(np.float32)
                 return np.repeat(np.rint(wide / 257).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -38,24 +43,28 @@ def decode_image(path: str | os.PathLike) -> np.ndarray:
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return np.array(image.convert("RGB"))
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        raise ValueError(f"cannot decode image {path}: {error}") from error
+        raise ValueError(f"cannot decode image {name or file}: {error}") from error
 
 
-def decode_mask(path: str | os.PathLike) -> np.ndarray:
+def decode_mask(file: str | os.PathLike | BinaryIO, *, name: str = "") -> np.ndarray:
     """Reads an index mask as uint8 (H W): grey values or palette indices, as they are stored.
 
+    Args:
+      file: its path, or an open binary file.
+      name: what errors call it; "" calls it by its path.
+
     Raises:
-      ValueError: naming `path`, if the file is missing, damaged or has more than one channel.
+      ValueError: naming it, if the file is missing, damaged or has more than one channel.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if image.mode not in ("L", "P", "1"):
                 raise ValueError(f"mode {image.mode}, wanted 8-bit grey or palette indices")
             return np.array(image).astype(np.uint8)
     except Exception as error:
-        raise ValueError(f"cannot decode mask {path}: {error}") from error
+        raise ValueError(f"cannot decode mask {name or file}: {error}") from error
 
 
 def resize_image(image: np.ndarray, size: int, resize: str) -> np.ndarray:

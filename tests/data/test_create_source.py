@@ -8,7 +8,11 @@ from minmax_jax import data
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("scene", "train"), {}, "unknown data set: 'scene', valid: scenes, csv"),
+        (
+            ("scene", "train"),
+            {},
+            "unknown data set: 'scene', valid: scenes, csv, voc, coco, planet, tfds",
+        ),
         (
             ("scenes", "val"),
             {},
