@@ -35,10 +35,15 @@ class Normalize:
 
     def __call__(self, images: Any) -> Any:
         """uint8 `(... H W 3)`, RGB, to float32 of the same shape."""
-        channels = (1,) * (images.ndim - 1) + (3,)
-        mean = np.asarray(self.mean, np.float32).reshape(channels)
-        std = np.asarray(self.std, np.float32).reshape(channels)
-        normalized = (images.astype(np.float32) - mean) / std
+        # Whole rows at once: numpy is an order of magnitude slower over an axis of three.
+        *rest, width, channels = images.shape
+        row = (1,) * len(rest) + (width * channels,)
+        mean = np.tile(np.asarray(self.mean, np.float32), width).reshape(row)
+        std = np.tile(np.asarray(self.std, np.float32), width).reshape(row)
+        normalized = images.reshape(*rest, width * channels).astype(np.float32)
+        normalized -= mean
+        normalized /= std
+        normalized = normalized.reshape(images.shape)
         return normalized[..., ::-1] if self.bgr else normalized
 
 
