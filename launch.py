@@ -3,7 +3,8 @@
     python launch.py --config experiments/scenes.py --workdir runs/scenes
 
 Fields of the config are overridden by `--config.FIELD=VALUE`; a repeated command goes on where the
-last one stopped.
+last one stopped. All devices of the machine are used; how to start one process on each of several
+machines (Slurm, TPU pods, by hand) is told in docs/launch.md. SIGTERM saves and ends with 0.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from minmax_jax import preemption
 from minmax_jax.run import run
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -23,17 +26,42 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the results; a rerun goes on there.")
 CHOSEN = flags.DEFINE_list("stages", None, "Which of the task's stages; all by default.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of many processes; Slurm, TPU pods, Open MPI tell which."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if nobody tells.")
+PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
+PROCESS = flags.DEFINE_integer("process", None, "Number of this one from 0, with --coordinator.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # Libraries log what they also raise.
     try:
+        join_processes()
+        preemption.install()
         run(CONFIG.value, WORKDIR.value, stages=CHOSEN.value)
+    except preemption.Preempted:
+        print("saved after SIGTERM; the same command goes on", file=sys.stderr)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {last_line(error)}")
+
+
+def join_processes() -> None:
+    """Waits for the other processes, if there are any."""
+    by_hand = {
+        "coordinator_address": COORDINATOR.value,
+        "num_processes": PROCESSES.value,
+        "process_id": PROCESS.value,
+    }
+    given = [value for value in by_hand.values() if value is not None]
+    if given and len(given) < len(by_hand):
+        raise ValueError("--coordinator, --processes and --process are given together")
+    if given or DISTRIBUTED.value:
+        jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours
+        jax.distributed.initialize(**by_hand)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

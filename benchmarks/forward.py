@@ -47,10 +47,10 @@ def _times(name, batch, size, kind, repeats):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
     labels = (rng.random((batch, _NUM_LABELS)) < 0.1).astype(np.float32)
-    make = {"forward": (_forward, _torch_forward), "training step": (_train, _torch_train)}[kind]
+    make = {"forward": (_forward, _torch_forward), "training step": (_train, torch_train)}[kind]
     functions = {
         "ours": make[0](create_network(name, num_labels=_NUM_LABELS), images, labels),
-        "torch": make[1](_torch_model(name), images, labels),
+        "torch": make[1](torch_model(name), images, labels),
     }
     return harness.seconds(functions, repeats=repeats)
 
@@ -95,7 +95,7 @@ def _train(network, images, labels):
     return run
 
 
-def _torch_model(name):
+def torch_model(name):
     try:
         import torch
         import torchvision
@@ -125,7 +125,7 @@ def _torch_forward(model, images, labels):
     return run
 
 
-def _torch_train(model, images, labels):
+def torch_train(model, images, labels):
     import torch
 
     model.train()

@@ -33,6 +33,7 @@ def default_config() -> ConfigDict:
     config.data.options = ConfigDict()  # of the source, for every split
     config.data.train = ConfigDict()  # more of them, for the training split
     config.data.validation = ConfigDict()  # and for the validation split
+    config.data.workers = 0  # processes that decode images, on each host; 0 is threads
     config.data.image_size = 0  # pixels; 0 is the network's own
     config.data.resize = "crop"  # or "letterbox"
 
@@ -54,6 +55,10 @@ def default_config() -> ConfigDict:
     config.train.plateau_factor = 0.5
     config.train.early_stop = 20
     config.train.frozen_statistics = False
+    config.train.accumulate = 1  # parts of a batch, one after the other, to save memory
+    config.train.cache_features = False  # head-only stages pass the frozen layers once
+    config.train.keep = 2  # newest checkpoints, beside the best
+    config.train.save_seconds = 600.0  # between checkpoints within an epoch
 
     config.evaluate = ConfigDict()  # minmax_jax.evaluate and its Switches
     config.evaluate.methods = (

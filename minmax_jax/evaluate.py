@@ -101,7 +101,8 @@ def evaluate(
       network, variables: as in `explain`.
       batches: dicts with `image (b H W 3)` preprocessed, and optionally `labels (b c)` bool (needed
         for `present="annotated"`) and `mask (b H W)` integers (0 background, 1 + label index, 255
-        void). All of one shape, but for a smaller last one. An object with `from_batch(start)`
+        void). All of one shape, but for a smaller last one; of several processes each gives its own
+        rows. An object with `from_batch(start)`
         skips what a former run has done without making it.
       methods: names in `METHODS`.
       label_names: one a label; by default their indices.
@@ -143,6 +144,7 @@ def evaluate(
     if path is not None:
         identity = fingerprint(variables, (methods, dataclasses.asdict(switches)))
         state = load(path, identity, total) or state
+        parallel.agree(True)  # All have read before one writes.
     saved_at = time.monotonic()
     rest = _skip(batches, state.batches)
     with tqdm(
@@ -188,10 +190,11 @@ class _Sweep:
             )
             maps |= group_maps
             self._spend(state, group, time.monotonic() - start)
-        logits = np.asarray(logits)
+        logits, valid = parallel.fetch(self.mesh, (logits, valid))
         if not np.isfinite(logits[valid]).all():
             raise ValueError(f"the network's logits are not finite in batch {state.batches}")
-        present = np.asarray(logits > 0 if present is None else present) & valid[:, None]
+        present = logits > 0 if present is None else parallel.fetch(self.mesh, present)
+        present = present & valid[:, None]
 
         start = time.monotonic()
         batch_sums = self._score(images, maps, logits, present, segmentations)
@@ -210,7 +213,9 @@ class _Sweep:
             raise ValueError(f"batch {index} has no image, only {', '.join(batch) or 'nothing'}")
         images = batch["image"]
         number = len(images)
-        state.batch_size = size = state.batch_size or number
+        _, processes = parallel.shard()
+        state.batch_size = state.batch_size or parallel.even_rows(self.mesh, number) * processes
+        size = state.batch_size // processes
         if number > size:
             raise ValueError(f"batch {index} has {number} images, the first had {size}")
 
@@ -228,7 +233,8 @@ class _Sweep:
                     f"batch {index} has masks {segmentations.shape} for images {images.shape}"
                 )
             segmentations = fill_up(segmentations, size)
-        return fill_up(images, size), present, segmentations, np.arange(size) < number
+        arrays = fill_up(images, size), present, segmentations, np.arange(size) < number
+        return parallel.put(self.mesh, arrays)
 
     def _score(self, images, maps, logits, present, segmentations):
         """Sums over the pairs of one batch, all methods, in chunks."""
@@ -240,7 +246,7 @@ class _Sweep:
         names = masking.METRICS + (() if segmentations is None else localization.SUMS)
         # Where the step leaves its totals, so that they do not make it a second program.
         totals = parallel.replicate(self.mesh, sums.zero(names, len(self.methods) * num_labels))
-        stacked = jnp.stack([maps[name] for name in self.methods])
+        stacked = _stack([maps[name] for name in self.methods])
         arrays = (images, stacked, logits, present, segmentations)
         for start in range(0, len(index), self.pair_chunk):
             chunk = index[start : start + self.pair_chunk]
@@ -252,6 +258,9 @@ class _Sweep:
     def _spend(self, state, methods, seconds):
         for name in methods:
             state.seconds[name] = state.seconds.get(name, 0.0) + seconds / len(methods)
+
+
+_stack = jax.jit(jnp.stack)  # also of arrays that are spread over several processes
 
 
 @functools.lru_cache(maxsize=64)

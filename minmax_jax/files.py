@@ -9,12 +9,17 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from minmax_jax import parallel
+
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Calls `write(file)` on a binary file beside `path`, then renames it to `path`.
 
-    A reader, or a run that goes on after a kill, sees the old file or the new one, never a part.
+    A reader, or a run that goes on after a kill, sees the old file or the new one, never a part. Of
+    several processes that share the work only the first one writes.
     """
+    if not parallel.is_first():
+        return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from minmax_jax import data, files
+from minmax_jax import data, files, parallel
 from minmax_jax.config import differences, resolve_variant
 from minmax_jax.data import images as images_lib
 from minmax_jax.evaluate import Switches, evaluate
@@ -42,6 +42,10 @@ _TRAINING = (
     "plateau_factor",
     "early_stop",
     "frozen_statistics",
+    "accumulate",
+    "cache_features",
+    "keep",
+    "save_seconds",
 )
 _SWITCHES = tuple(field.name for field in dataclasses.fields(Switches))
 
@@ -109,7 +113,7 @@ def _prepare_experiment(
         if "evaluate" in stages:
             for experiment in experiments:
                 experiment.evaluate()
-        if "report" in stages:
+        if "report" in stages and parallel.is_first():
             _report(workdir, [experiment.name for experiment in experiments], config.title)
 
     return work
@@ -120,6 +124,11 @@ class _Experiment:
 
     def __init__(self, config: ConfigDict, name: str, folder: pathlib.Path):
         self.config, self.name, self.folder = config, name, folder
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """All devices of all processes; None for a single one."""
+        return parallel.make_mesh() if jax.device_count() > 1 else None
 
     @functools.cached_property
     def train_source(self) -> data.Source:
@@ -158,12 +167,21 @@ class _Experiment:
             network = self.network
             for group in group_methods(config.evaluate.methods):
                 make_explain_fn(network, group, mask_chunk=config.evaluate.mask_chunk)
+            parallel.check_rows(self.mesh, config.evaluate.mask_chunk, "evaluate.mask_chunk")
+            parallel.check_rows(self.mesh, 2 * config.evaluate.pair_chunk, "evaluate.pair_chunk")
         if "train" in stages and not self._trained():
+            self._train_batches()
+            part = config.train.batch_size // config.train.accumulate
+            parallel.check_rows(self.mesh, part, "train.batch_size over train.accumulate")
             if self.train_source.label_names != self.validation_source.label_names:
                 raise ValueError("training and validation data have different labels")
 
     def _trained(self) -> bool:
-        return (self.folder / "classification.json").exists()
+        return self._has("classification.json")
+
+    def _has(self, *names: str) -> bool:
+        """Whether all these results are there, as process 0 sees it."""
+        return parallel.agree(all((self.folder / name).exists() for name in names))
 
     def _switches(self) -> dict[str, Any]:
         return {field: self.config.evaluate[field] for field in _SWITCHES}
@@ -180,14 +198,24 @@ class _Experiment:
         options = self.config.data
         return data.create_source(options.source, split, **{**options.options, **options[split]})
 
-    def _batches(self, source, batch_size, preprocess=None, **options) -> data.Batches:
-        return data.batches(
-            source,
-            batch_size=batch_size,
-            image_size=self.config.data.image_size or self.network.image_size,
-            preprocess=preprocess or self.network.preprocess,
-            resize=self.config.data.resize,
-            **options,
+    def _batches(self, source, batch_size, **options) -> data.Batches:
+        shared = {
+            "image_size": self.config.data.image_size or self.network.image_size,
+            "preprocess": self.network.preprocess,
+            "resize": self.config.data.resize,
+            "shard": parallel.shard(),
+        }
+        return data.batches(source, batch_size=batch_size, **shared | options)
+
+    def _train_batches(self) -> data.Batches:
+        return self._batches(
+            self.train_source,
+            self.config.train.batch_size,
+            seed=self.config.seed,
+            epochs=None,
+            augment=data.Augment(**self.config.augment),
+            drop_remainder=True,
+            workers=self.config.data.workers,
         )
 
     def train(self) -> None:
@@ -196,27 +224,24 @@ class _Experiment:
             return
         print(f"{self.name}: training", flush=True)
         config = self.config.train
+        # Threads: worker processes would start anew for each epoch's validation.
         validation = self._batches(self.validation_source, self.config.evaluate.batch_size)
-        augment = data.Augment(**self.config.augment)
         self._describe_network()
         variables, history = fit(
             self.network,
             self._initial_variables(),
-            lambda epoch: self._batches(
-                self.train_source,
-                config.batch_size,
-                seed=self.config.seed,
-                epoch=epoch,
-                augment=augment,
-                drop_remainder=True,
-            ),
+            self._train_batches(),
             validation,
             stages=[Stage(**stage) for stage in config.stages],
             directory=self.folder,
             seed=self.config.seed,
+            mesh=self.mesh,
+            progress=parallel.is_first(),
             **{field: config[field] for field in _TRAINING},
         )
-        logits, labels = predict(self.network, variables, validation)
+        logits, labels = predict(
+            self.network, variables, validation, mesh=self.mesh, progress=parallel.is_first()
+        )
         scores = classification_scores(sigmoid(logits), labels)
         files.write_json(self.folder / "history.json", {"epochs": history})
         files.write_json(
@@ -243,44 +268,58 @@ class _Experiment:
         return loaded.variables
 
     def evaluate(self) -> None:
-        results, gallery = self.folder / "evaluation.json", self.folder / "gallery.npz"
-        if results.exists() and gallery.exists():
+        results, gallery = "evaluation.json", "gallery.npz"
+        if self._has(results, gallery):
             print(f"{self.name}: evaluated already")
             return
         if not self._trained():
             raise ValueError(f"{self.folder} holds no trained network: run the train stage first")
         print(f"{self.name}: evaluating", flush=True)
         config = self.config.evaluate
-        variables = restore_best(self.folder, self.network)
+        variables = restore_best(self.folder, self.network, mesh=self.mesh)
         shared = {"methods": config.methods, "mask_chunk": config.mask_chunk}
-        if not gallery.exists():
+        if not self._has(gallery) and parallel.is_first():
             raw = self._batches(
-                self.validation_source, config.batch_size, preprocess=lambda images: images
+                self.validation_source,
+                config.batch_size,
+                preprocess=_as_they_are,
+                shard=(0, 1),
             )
             arrays = make_gallery(
                 self.network,
-                variables,
+                jax.tree.map(np.asarray, variables),
                 choose_photos(raw, self.config.report.photos),
                 batch_size=config.batch_size,
                 present=config.present,
                 **shared,
             )
-            files.write_atomically(gallery, lambda file: np.savez_compressed(file, **arrays))
+            files.write_atomically(
+                self.folder / gallery, lambda file: np.savez_compressed(file, **arrays)
+            )
         state = self.folder / "evaluation_state.npz"
         evaluation = evaluate(
             self.network,
             variables,
-            self._batches(self.validation_source, config.batch_size),
+            self._batches(
+                self.validation_source, config.batch_size, workers=self.config.data.workers
+            ),
             label_names=self.validation_source.label_names,
             pair_chunk=config.pair_chunk,
             state_path=state,
             save_seconds=config.save_seconds,
+            mesh=self.mesh,
+            progress=parallel.is_first(),
             **shared,
             **self._switches(),
         )
         evaluation["settings"]["images_skipped"] = len(self.validation_source.skipped)
-        files.write_json(results, evaluation)
-        state.unlink(missing_ok=True)
+        files.write_json(self.folder / results, evaluation)
+        if parallel.is_first():
+            state.unlink(missing_ok=True)
+
+
+def _as_they_are(images: np.ndarray) -> np.ndarray:
+    return images
 
 
 def _report(workdir: pathlib.Path, variants: list[str], title: str) -> None:

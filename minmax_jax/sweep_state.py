@@ -22,7 +22,7 @@ class State:
     Attributes:
       batches, images: how many are done.
       total: batches there are, where that is known.
-      batch_size: images in the first batch, to which a smaller one is filled up.
+      batch_size: rows of the first batch, of all processes, to which a smaller one is filled up.
       num_pairs: pairs of one method.
       sums: `{metric: Sums}` of float64 `(methods * c,)`; None before the first batch.
       seconds: `{method: seconds}`.

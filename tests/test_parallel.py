@@ -9,14 +9,14 @@ from minmax_jax import parallel
 
 
 def test_a_mesh_of_all_devices_or_some():
-    assert jax.device_count() == 4, "the tests run on four fake devices"
+    assert jax.device_count() == 8, "the tests run on eight fake devices"
     mesh = parallel.make_mesh()
     assert mesh.axis_names == ("data",) and mesh.devices.tolist() == jax.devices()
     assert parallel.make_mesh(jax.devices()[:2]).devices.tolist() == jax.devices()[:2]
 
 
 def test_split_puts_an_equal_share_on_each_device():
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(jax.devices()[:4])
     array = np.arange(24.0).reshape(8, 3)
     out = jax.jit(lambda x: parallel.split(mesh, x) + 1)(array)
     np.testing.assert_array_equal(out, array + 1)
@@ -30,7 +30,43 @@ def test_without_a_mesh_nothing_happens():
     assert parallel.split(None, array) is array
 
 
+def test_rows_of_this_process_become_the_whole_batch():
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    batch = {"image": np.arange(24.0, dtype=np.float32).reshape(8, 3), "labels": np.ones(8, bool)}
+    there = parallel.put(mesh, batch)
+    assert {shard.data.shape for shard in there["image"].addressable_shards} == {(2, 3)}
+    assert len(there["labels"].sharding.device_set) == 4
+    back = parallel.fetch(mesh, there)
+    assert isinstance(back["image"], np.ndarray)
+    jax.tree.map(np.testing.assert_array_equal, back, batch)
+    alone = parallel.put(None, batch)
+    assert alone["image"].sharding.device_set == {jax.devices()[0]}
+    with pytest.raises(ValueError, match="6 rows cannot be split evenly over 4 devices"):
+        parallel.put(mesh, np.ones((6, 2)))
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_batches_are_put_ahead_in_order(ahead):
+    asked = []
+
+    def batches():
+        for number in range(5):
+            asked.append(number)
+            yield {"x": np.full(2, number)}
+
+    put = parallel.put_ahead(None, batches(), lambda batch: batch["x"], ahead=ahead)
+    assert next(put).tolist() == [0, 0] and len(asked) == 1 + ahead
+    assert [array.tolist() for array in put] == [[number] * 2 for number in range(1, 5)]
+
+
+def test_rows_that_fill_all_devices():
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    rows = [parallel.even_rows(mesh, rows) for rows in (1, 4, 5, 8)]
+    assert rows == [4, 4, 8, 8] and parallel.even_rows(None, 5) == 5
+    assert parallel.shard() == (0, 1) and parallel.is_first() and not parallel.agree(False)
+
+
 def test_rows_that_do_not_divide():
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(jax.devices()[:4])
     with pytest.raises(ValueError, match="6 rows cannot be split evenly over 4 devices"):
         jax.jit(lambda x: parallel.split(mesh, x))(np.ones((6, 2)))

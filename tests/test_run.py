@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import pathlib
-import random
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -23,7 +17,6 @@ from minmax_jax.pretrained import load_network
 from minmax_jax.run import run
 from minmax_jax.train import restore_best
 
-ROOT = pathlib.Path(__file__).parents[1]
 METHODS = ("cam", "score_cam", "d_minmax_grad_cam")
 
 
@@ -155,7 +148,25 @@ def photos(tmp_path):
     return folder
 
 
-def test_folder_of_photos_skips_and_counts_damaged_ones(tmp_path, photos):
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("train", {"batch_size": 12}, "train.batch_size over train.accumulate: 12 rows"),
+        ("train", {"batch_size": 16, "accumulate": 4}, "over train.accumulate: 4 rows"),
+        ("evaluate", {"mask_chunk": 3}, "evaluate.mask_chunk: 3 rows"),
+        ("evaluate", {"pair_chunk": 3}, "evaluate.pair_chunk: 6 rows"),
+    ],
+)
+def test_rows_that_the_devices_cannot_share(tmp_path, section, fields, message):
+    config = tiny_config()
+    config[section].update(fields)
+    with pytest.raises(ValueError, match=f"{message} cannot be split evenly over 8 devices"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_photos_skips_and_counts_damaged_ones(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # five photos are few
     (photos / "images" / "3.png").write_bytes(b"not a picture")
     config = tiny_config()
     config.data.source = "csv"
@@ -177,88 +188,3 @@ def test_folder_of_photos_skips_and_counts_damaged_ones(tmp_path, photos):
     assert evaluation["settings"]["images"] == 5
     assert "iou" not in evaluation["methods"]["cam"]["macro"]
     assert "<b>red" not in (folder / "report" / "index.html").read_text()
-
-
-def launch(workdir):
-    """The tiny config through the command line, as a process that can be killed."""
-    config = [
-        f"--config.{field}"
-        for field in (
-            "data.train.size=64",
-            "data.validation.size=96",
-            "data.image_size=32",
-            "train.batch_size=8",
-            "train.stages[0].epochs=4",
-            "evaluate.batch_size=4",
-            "evaluate.pair_chunk=8",
-            "evaluate.mask_chunk=16",
-            f"evaluate.methods={METHODS}",
-            "evaluate.present=annotated",
-            "evaluate.save_seconds=0.0",
-            "report.photos=1",
-        )
-    ]
-    command = [sys.executable, "launch.py", "--config", "experiments/scenes.py:regularised"]
-    return subprocess.Popen(
-        [*command, "--workdir", str(workdir), *config],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
-def finish(workdir):
-    """Runs to the end."""
-    process = launch(workdir)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
-
-
-def kill_when(workdir, ready):
-    """Starts the run, kills it once `ready()` holds, and says whether it was still running."""
-    process = launch(workdir)
-    while process.poll() is None and not ready():
-        time.sleep(0.01)
-    alive = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return alive
-
-
-def results(workdir):
-    folder = workdir / "regularised"
-    evaluation = json.loads((folder / "evaluation.json").read_text())
-    for result in evaluation["methods"].values():
-        del result["seconds"]
-    with np.load(folder / "gallery.npz") as gallery:
-        arrays = {name: gallery[name].tobytes() for name in gallery.files}
-    texts = [(folder / name).read_text() for name in ("history.json", "classification.json")]
-    return evaluation, arrays, texts
-
-
-@pytest.mark.slow
-def test_killed_run_ends_bit_identical(tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(whole)
-    variant = broken / "regularised"
-    random.seed(0)
-
-    def after(path):
-        """At a random moment after something has appeared."""
-        seen = []
-
-        def ready():
-            if path.exists() and not seen:
-                seen.append(time.monotonic() + random.uniform(0, 0.5))
-            return bool(seen) and time.monotonic() >= seen[0]
-
-        return ready
-
-    assert kill_when(broken, after(variant / "checkpoints"))
-    assert kill_when(broken, after(variant / "checkpoints" / "2"))
-    assert not (variant / "classification.json").exists()
-    assert kill_when(broken, (variant / "evaluation_state.npz").exists)
-    assert (variant / "classification.json").exists()
-    assert not (variant / "evaluation.json").exists()
-    finish(broken)
-    assert results(broken) == results(whole)

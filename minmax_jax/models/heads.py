@@ -78,3 +78,18 @@ class Head(nn.Module):
         kernel = effective_kernel(kernel, head=self.head, alpha=self.alpha)
         # The head is small and the maps are made of its kernel: no reduced precision here.
         return jnp.matmul(pooled, kernel, precision="highest") + bias[None]
+
+
+class HeadAlone(nn.Module):
+    """A network's head without the network; random numbers are the same as within it."""
+
+    num_labels: int
+    head: str
+    alpha: float
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return Head(self.num_labels, self.head, self.alpha, self.dropout, name="head")(
+            x, train=train
+        )

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from minmax_jax.models.heads import effective_kernel
+from minmax_jax.models.heads import HeadAlone, effective_kernel
 
 Variables = Mapping[str, Any]
 
@@ -39,6 +39,9 @@ class Network:
       train_apply: `(variables, images, *, key, frozen) -> (logits (b c), batch_stats)` in training
         mode: batch statistics, dropout by `key`. Layers named in the frozenset `frozen` normalise
         by their stored statistics and leave them as they are.
+      head_apply: `(variables, features, *, key=None) -> logits (b c)`: what `apply` does with the
+        last tap's activations, from their means over the pixels `(b k)`; with a key as
+        `train_apply` does. None for heads that read more than means.
       layers: names of all layers that own parameters, in forward order; the head is last.
 
     Raises:
@@ -54,12 +57,13 @@ class Network:
     preprocess: Callable[[Any], Any] | None = None
     init: Callable[[jax.Array], Variables] | None = None
     train_apply: Callable[..., tuple[jax.Array, Mapping[str, Any]]] | None = None
+    head_apply: Callable[..., jax.Array] | None = None
     layers: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not callable(self.apply):
             raise ValueError(f"Network.apply must be callable, got {self.apply!r}.")
-        for field in ("head_kernel", "preprocess", "init", "train_apply"):
+        for field in ("head_kernel", "preprocess", "init", "train_apply", "head_apply"):
             value = getattr(self, field)
             if value is not None and not callable(value):
                 raise ValueError(f"Network.{field} must be callable or None, got {value!r}.")
@@ -117,8 +121,8 @@ def from_module(
 
     Args:
       module: called as `module(images, perturbations, train=bool, frozen=frozenset)`, returns
-        `(logits, activations)`; has the fields `head` and `alpha`, the class attribute `taps`, and
-        a layer "head" which owns a `(k c)` kernel.
+        `(logits, activations)`; has the fields of `heads.Head`, which reads its last tap under the
+        name "head", and the class attribute `taps`.
       name: the network's name.
       image_size: native side of the square input in pixels.
       preprocess, style: see `Network`.
@@ -155,6 +159,14 @@ def from_module(
         )
         return logits, updates.get("batch_stats", {})
 
+    def head_apply(variables, features, *, key=None):
+        return HeadAlone(module.num_labels, module.head, module.alpha, module.dropout).apply(
+            {"params": {"head": variables["params"]["head"]}},
+            features[:, None, None],
+            train=key is not None,
+            rngs=None if key is None else {"dropout": key},
+        )
+
     def head_kernel(variables):
         kernel = variables["params"]["head"]["kernel"]
         return effective_kernel(kernel, head=module.head, alpha=module.alpha)
@@ -169,6 +181,7 @@ def from_module(
         preprocess=preprocess,
         init=init,
         train_apply=train_apply,
+        head_apply=head_apply,
         layers=layers,
     )
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import safetensors
 
-from minmax_jax.train.checkpoints import BEST, open_checkpoints
+from minmax_jax.train.checkpoints import VARIABLES, Checkpoints
 
 Shapes = dict[str, tuple[int, ...]]
 Arrays = tuple[Shapes, Callable[[str], np.ndarray]]
@@ -199,9 +199,10 @@ def _text(name: str | bytes) -> str:
 def read_checkpoint(folder: str) -> Arrays:
     """Arrays of the best weights of a training run of ours, named `layer/array`."""
     try:
-        with open_checkpoints(folder) as checkpointer:
-            metadata = checkpointer.checkpointables_metadata(checkpointer.latest).metadata[BEST]
-    except (OSError, KeyError, ValueError) as error:
+        with Checkpoints(folder) as checkpoints:
+            best = checkpoints.counters()["best"]
+            metadata = checkpoints.shapes(best)[VARIABLES]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint in {folder} is damaged: {_line(error)}.") from error
     shapes = {name: tuple(value.shape) for name, value in _flat(metadata).items()}
     loaded: dict[str, np.ndarray] = {}
@@ -209,9 +210,8 @@ def read_checkpoint(folder: str) -> Arrays:
     def read(name):
         if name not in loaded:  # Orbax reads a tree as a whole.
             like = jax.tree.map(lambda value: np.zeros(value.shape, value.dtype), metadata)
-            with open_checkpoints(folder) as checkpointer:
-                best = checkpointer.load_checkpointables(checkpointer.latest, {BEST: like})[BEST]
-            loaded.update(_flat(best))
+            with Checkpoints(folder) as checkpoints:
+                loaded.update(_flat(checkpoints.load(best, {VARIABLES: like})[VARIABLES]))
         return loaded.pop(name)  # given away, as PyTorch's
 
     return shapes, read

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from minmax_jax.models import Network
-from minmax_jax.train.checkpoints import open_checkpoints
+from minmax_jax.train.checkpoints import OPT_STATE, VARIABLES, Checkpoints
 
 
 def write_legacy(path, layers, suffix="", under=None):
@@ -43,9 +43,9 @@ def write_keras3(file, layers, within="layers"):
 
 def write_checkpoint(folder, variables):
     """Writes a checkpoint as training does."""
-    with open_checkpoints(folder) as checkpointer:
-        everything = {"variables": variables, "best": variables, "opt_state": {"m": np.zeros(2)}}
-        checkpointer.save_checkpointables(1, everything)
+    arrays = {VARIABLES: variables, OPT_STATE: {"m": np.zeros(2)}}
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(arrays, {"best": 1})
     return folder
 
 

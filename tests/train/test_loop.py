@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from minmax_jax import preemption
 from minmax_jax.models import Network
 from minmax_jax.train import Stage, fit, restore_best
+from minmax_jax.train.checkpoints import Checkpoints
 
 BATCH, BATCHES, LABELS = 4, 3, 2
 
@@ -51,23 +57,41 @@ NETWORK = Network(
 )
 
 
-def batches(epoch):
-    rng = np.random.default_rng(epoch)
-    for _ in range(BATCHES):
-        images = rng.normal(size=(BATCH, 2, 2, 3)).astype(np.float32)
-        means = images.mean(axis=(1, 2))
-        yield {"image": images, "labels": np.stack([means[:, 0] > 0, means[:, 1] > 0.1], axis=1)}
+class Batches:
+    """Endless batches; `change(number, batch)` may spoil one of them, or raise."""
+
+    steps = BATCHES
+
+    def __init__(self, change=lambda number, batch: batch):
+        self.change = change
+
+    def from_batch(self, start):
+        for number in itertools.count(start):
+            yield self.change(number, make_batch(number))
 
 
-VALIDATION = list(batches(1000))
+def make_batch(number):
+    images = np.random.default_rng(number).normal(size=(BATCH, 2, 2, 3)).astype(np.float32)
+    means = images.mean(axis=(1, 2))
+    labels = np.stack([means[:, 0] > 0, means[:, 1] > 0.1], axis=1)
+    return {"image": images, "labels": labels}
 
 
-def run(directory, stages, train_batches=batches, **options):
+VALIDATION = [make_batch(1000 + number) for number in range(BATCHES)]
+# What a second run does not repeat.
+SPEED = ("examples_per_second", "data_wait")
+
+
+def without_speed(history):
+    return [{name: row[name] for name in row if name not in SPEED} for row in history]
+
+
+def run(directory, stages, train_batches=None, validation_batches=VALIDATION, **options):
     return fit(
         NETWORK,
         init(jax.random.key(0)),
-        train_batches,
-        VALIDATION,
+        train_batches or Batches(),
+        validation_batches,
         stages=stages,
         directory=directory,
         progress=False,
@@ -86,7 +110,8 @@ def test_one_epoch_is_nesterov_in_numpy(tmp_path, weight_decay):
     start = jax.tree.map(lambda x: np.asarray(x, np.float64), init(jax.random.key(0)))
     params = {name: value.copy() for name, value in start["params"]["head"].items()}
     velocity = {name: np.zeros_like(value) for name, value in params.items()}
-    for step, batch in enumerate(batches(0)):
+    for step in range(BATCHES):
+        batch = make_batch(step)
         features = batch["image"].astype(np.float64).mean(axis=(1, 2))
         features = features @ start["params"]["low"]["kernel"]
         key = jax.random.fold_in(jax.random.key(0), step)
@@ -154,38 +179,90 @@ def test_frozen_statistics_stay_while_weights_move(tmp_path):
     assert np.abs(low - start["params"]["low"]["kernel"]).max() > 1e-4
 
 
-@pytest.mark.parametrize("stop_at", [0, 1, 3, 4])
-def test_interrupted_run_ends_bit_identical(tmp_path, stop_at):
+@pytest.mark.parametrize(
+    ("stop_at", "save_seconds"), [(1, 0.0), (4, 1000.0), (10, 0.0), (13, 1000.0)]
+)
+def test_interrupted_run_ends_bit_identical(tmp_path, stop_at, save_seconds):
+    """Whether the last checkpoint stands between two epochs, or after a step."""
     stages = [Stage(2, 0.3, unfrozen=0.0), Stage(3, 0.2)]
-    options = {"plateau_patience": 1, "seed": 3}
+    options = {"plateau_patience": 1, "seed": 3, "save_seconds": save_seconds}
     whole = run(tmp_path / "whole", stages, **options)
+    made = []
 
-    def breaking(epoch):
-        for index, batch in enumerate(batches(epoch)):
-            if epoch == stop_at and index == 1:
-                raise KeyboardInterrupt
-            yield batch
+    def breaking(number, batch):
+        made.append(number)
+        if number == stop_at:
+            raise KeyboardInterrupt
+        return batch
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", stages, breaking, **options)
-    resumed = run(tmp_path / "broken", stages, **options)
-    assert resumed.history == whole.history
+        run(tmp_path / "broken", stages, Batches(breaking), **options)
+    made.clear()
+
+    def counting(number, batch):
+        made.append(number)
+        return batch
+
+    resumed = run(tmp_path / "broken", stages, Batches(counting), **options)
+    assert made[0] <= stop_at and (save_seconds or made[0] >= stop_at - 3)
+    assert without_speed(resumed.history) == without_speed(whole.history)
     assert_same(resumed.variables, whole.variables)
     # A run that has ended only gives its result, and so does the checkpoint.
-    again = run(tmp_path / "broken", stages, breaking, **options)
+    again = run(tmp_path / "broken", stages, Batches(breaking), **options)
     assert_same(again.variables, whole.variables)
     assert_same(restore_best(tmp_path / "broken", NETWORK), whole.variables)
 
 
+@pytest.mark.parametrize("during", ["step", "validation"])
+def test_sigterm_saves_at_once(tmp_path, monkeypatch, during):
+    """The state is saved after the step, or before the validation that it interrupts."""
+    stages, asked = [Stage(3, 0.2)], threading.Event()
+    whole = run(tmp_path / "whole", stages)
+    monkeypatch.setattr(preemption, "requested", asked.is_set)
+
+    def ask(number, batch):
+        if during == "step" and number == BATCHES + 1:
+            asked.set()
+        return batch
+
+    class Validation(list):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                if during == "validation" and number == 1:
+                    asked.set()
+                yield batch
+
+    options = {"train_batches": Batches(ask), "validation_batches": Validation(VALIDATION)}
+    with pytest.raises(preemption.Preempted):
+        run(tmp_path / "stopped", stages, **options)
+    with Checkpoints(tmp_path / "stopped") as checkpoints:
+        step = checkpoints.counters()["step"]
+    assert step == BATCHES if during == "validation" else BATCHES < step <= BATCHES + 4
+    asked.clear()
+    resumed = run(tmp_path / "stopped", stages)
+    assert without_speed(resumed.history) == without_speed(whole.history)
+    assert_same(resumed.variables, whole.variables)
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
+    """A learning rate that throws the weights about: the best is not among the newest."""
+    fitted = run(tmp_path, [Stage(8, 8.0)], plateau_patience=100, keep=3)
+    losses = [row["validation_loss"] for row in fitted.history]
+    best = int(np.argmin(losses)) + 1
+    assert best < 6, "the test wants a run that got worse"
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {best, 6, 7, 8}
+    assert_same(restore_best(tmp_path, NETWORK), fitted.variables)
+
+
 def test_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):
-    def poisoned(epoch):
-        for index, batch in enumerate(batches(epoch)):
-            if epoch == 1 and index == 2:
-                batch["image"] = batch["image"] * np.float32(np.nan)
-            yield batch
+    def poisoned(number, batch):
+        if number == BATCHES + 2:
+            batch["image"] = batch["image"] * np.float32(np.nan)
+        return batch
 
     with pytest.raises(FloatingPointError, match=f"loss at step {BATCHES + 3} is nan"):
-        run(tmp_path, [Stage(4, 0.1)], poisoned)
+        run(tmp_path, [Stage(4, 0.1)], Batches(poisoned))
     resumed = run(tmp_path, [Stage(4, 0.1)])
     assert_same(resumed.variables, run(tmp_path / "clean", [Stage(4, 0.1)]).variables)
 
@@ -195,19 +272,32 @@ def test_untrainable_network_and_empty_epoch_are_named(tmp_path):
         fit(
             Network(apply=NETWORK.apply, taps=("none",)),
             {},
-            batches,
+            Batches(),
             VALIDATION,
             stages=[Stage(1, 0.1)],
             directory=tmp_path,
         )
+    empty = Batches()
+    empty.steps = 0
     with pytest.raises(ValueError, match="no batch"):
-        run(tmp_path, [Stage(1, 0.1)], lambda epoch: [])
+        run(tmp_path, [Stage(1, 0.1)], empty)
+    with pytest.raises(ValueError, match="accumulate must be at least 1, not 0"):
+        run(tmp_path, [Stage(1, 0.1)], accumulate=0)
+    with pytest.raises(ValueError, match="head_apply"):
+        run(tmp_path, [Stage(1, 0.1)], cache_features=True)
     with pytest.raises(ValueError, match="no checkpoint"):
         restore_best(tmp_path / "nothing", NETWORK)
 
 
-def test_tensorboard_has_every_scalar(tmp_path):
+def test_curves_are_in_tensorboard_and_csv(tmp_path):
     fitted = run(tmp_path, [Stage(3, 0.1)])
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [[row[name] for name in fitted.history[0]] for row in rows] == [
+        [str(value) for value in row.values()] for row in fitted.history
+    ]
+    assert all(float(row["examples_per_second"]) > 0 for row in rows)
+    assert all(0 <= float(row["data_wait"]) < 1 for row in rows)
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
     assert all(content.count(name.encode()) >= 3 for name in fitted.history[0])

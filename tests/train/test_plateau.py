@@ -8,7 +8,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from minmax_jax.train.plateau import Plateau, frozen_layers
+from minmax_jax.train.plateau import Plateau
+from minmax_jax.train.stages import frozen_layers
 
 
 def follow(losses, patience, factor):
