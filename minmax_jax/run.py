@@ -105,6 +105,13 @@ def _prepare_experiment(
     ]
     for experiment in experiments:
         experiment.check(stages)
+    first, *others = experiments
+    for other in others:
+        if other.validation_source.label_names != first.validation_source.label_names:
+            raise ValueError(
+                f"variants {first.name} and {other.name} have different labels, so they cannot share "
+                "a report: run each alone, as in --config FILE:VARIANT, in a workdir of its own"
+            )
 
     def work() -> None:
         if "train" in stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import runpy
 
@@ -13,6 +14,9 @@ from minmax_jax.models import create_network
 from minmax_jax.run import TASKS
 from minmax_jax.train import Stage
 
+build = functools.cache(
+    lambda name, head, alpha: create_network(name, num_labels=3, head=head, alpha=alpha)
+)
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("*.py"))
 
 
@@ -78,11 +82,6 @@ def test_experiment_is_locked_and_builds_its_networks(path):
     assert config.is_locked and config.task in TASKS
     for name in config.get("variants", ()):
         variant = resolve_variant(config, name)
-        network = create_network(
-            variant.network.name,
-            num_labels=3,
-            head=variant.network.head,
-            alpha=variant.network.alpha,
-        )
-        assert network.layers
+        options = variant.network
+        assert build(options.name, options.head, options.alpha).layers
         assert all(Stage(**stage).epochs > 0 for stage in variant.train.stages)

@@ -125,6 +125,20 @@ def test_wrong_names_are_found_before_anything_is_written(tmp_path, change, mess
     assert not (tmp_path / "run").exists()
 
 
+def test_variants_of_different_labels_share_no_report(tmp_path, photos):
+    config = tiny_config()
+    of_photos = {"source": "csv", "train": {}, "validation": {}}
+    of_photos["options"] = {
+        "root": str(photos),
+        "train_csv": "labels.csv",
+        "validation_csv": "labels.csv",
+    }
+    config.data.train, config.data.validation = {}, {}
+    config.variants = {"photos": {"data": of_photos}, "scenes": {}}
+    with pytest.raises(ValueError, match="photos and scenes have different labels"):
+        run(config, tmp_path / "run", stages=["evaluate"])
+
+
 def test_stages_need_their_input(tmp_path):
     with pytest.raises(ValueError, match="run the train stage first"):
         run(tiny_config(), tmp_path, stages=["evaluate"])

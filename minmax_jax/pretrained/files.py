@@ -92,7 +92,8 @@ def open_weights(address: str | os.PathLike) -> Weights:
                 f"finished run's variant, or one with {' or '.join(hub.WEIGHTS)}."
             )
     elif not os.path.isfile(address):
-        raise ValueError(f"weights file {address} does not exist; expected is {_EXPECTED}.")
+        hint = " Keras' files: docs/reproduce.md." if address.endswith(".h5") else ""
+        raise ValueError(f"weights file {address} does not exist; expected is {_EXPECTED}.{hint}")
     else:
         path = address
     return _open_file(address, path, pathlib.Path(path).parent / "config.json")

@@ -144,3 +144,10 @@ def test_cached_features_train_the_same_head(network, tmp_path):
     assert set(seen) == {30}, "images are asked for only after the stage of the head"
     np.testing.assert_allclose(losses(cached.history), losses(plain.history), atol=1e-5)
     assert_close(cached.variables, plain.variables, 1e-4)
+
+
+def test_bfloat16_trains_nearly_the_same(alone, tmp_path):
+    fitted = train(make_network(dtype="bfloat16"), tmp_path)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(fitted.variables))
+    differences = np.abs(np.subtract(losses(fitted.history), losses(alone.history)))
+    assert 0 < differences.max() < 0.05

@@ -54,8 +54,8 @@ def make_batch(number, rows=BATCH):
     }
 
 
-def make_network(dropout=0.3):
-    return create_network("scenes_resnet", num_labels=LABELS, dropout=dropout)
+def make_network(dropout=0.3, dtype="float32"):
+    return create_network("scenes_resnet", num_labels=LABELS, dropout=dropout, dtype=dtype)
 
 
 def train(network, directory, *, stages=STAGES, **options):
