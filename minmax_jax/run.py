@@ -109,8 +109,8 @@ def _prepare_experiment(
     for other in others:
         if other.validation_source.label_names != first.validation_source.label_names:
             raise ValueError(
-                f"variants {first.name} and {other.name} have different labels, so they cannot share "
-                "a report: run each alone, as in --config FILE:VARIANT, in a workdir of its own"
+                f"variants {first.name} and {other.name} have different labels and so no common "
+                "report: run each alone, as in --config FILE:VARIANT, in a workdir of its own"
             )
 
     def work() -> None:
