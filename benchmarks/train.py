@@ -88,6 +88,7 @@ def _step(
     step_fn = make_step_fn(
         network, optimizer, frozen=frozen, stored=frozen, accumulate=1, mesh=None
     )
+    variables = jax.tree.map(jnp.copy, variables)  # A step takes what it is given.
     opt_state = optimizer.init(trained(variables["params"], frozen))
     rest = jax.device_put((images, labels, np.zeros(1, np.int32))), jnp.float32(0.01)
     key = jax.random.key(0)

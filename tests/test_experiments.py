@@ -100,6 +100,8 @@ def launch(experiment, variant, root, methods, workdir):
     """Runs an experiment's command in a process of its own, which sees one device."""
     fields = (*WEIGHTLESS, *ONE_STEP, *(f"evaluate.{field}" for field in ONE_BATCH))
     fields += (f"data.options.root={root}", f"evaluate.methods={methods}")
+    if experiment in ("voc12", "coco17"):
+        fields += ("network.name=mobilenet_v2",)
     command = [sys.executable, "launch.py", f"--config=experiments/{experiment}.py:{variant}"]
     done = subprocess.run(
         [*command, f"--workdir={workdir}", *(f"--config.{field}" for field in fields)],
@@ -121,6 +123,7 @@ def launch(experiment, variant, root, methods, workdir):
         # Score-CAM only where it has 512 channels to look through and not 2,048.
         ("voc07", "vgg16-official", ("cam", "grad_cam_plus_plus", "score_cam", "minmax_cam"), 20),
         ("voc07", "efficientnet_b6-kur", ("cam", "minmax_cam"), 20),
+        # resnet101 is compiled for the last only: it takes a minute.
         ("voc12", "resnet101", ("cam", "d_minmax_cam"), 20),
         ("coco17", "resnet101", ("cam", "d_minmax_cam"), 80),
         ("planet", "resnet101-kur", ("cam", "d_minmax_cam"), 17),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import random
 import resource
@@ -20,6 +21,7 @@ from minmax_jax.train.checkpoints import OPT_STATE, VARIABLES, Checkpoints
 ROOT = pathlib.Path(__file__).parents[1]
 METHODS = ("cam", "score_cam", "d_minmax_grad_cam")
 KILLS = 20
+ENVIRONMENT = {}
 
 pytestmark = pytest.mark.slow
 
@@ -29,13 +31,13 @@ def launch(workdir, *arguments):
     config = [
         f"--config.{field}"
         for field in (
-            "data.train.size=256",
-            "data.validation.size=96",
+            "data.train.size=128",
+            "data.validation.size=32",
             "data.image_size=32",
             "train.batch_size=8",
-            "train.stages[0].epochs=6",
+            "train.stages[0].epochs=5",
             "train.plateau_patience=1",
-            "train.save_seconds=0.05",
+            "train.save_seconds=0.2",
             "evaluate.batch_size=4",
             "evaluate.pair_chunk=8",
             "evaluate.mask_chunk=16",
@@ -49,6 +51,7 @@ def launch(workdir, *arguments):
     return subprocess.Popen(
         [*command, "--workdir", str(workdir), *config, *arguments],
         cwd=ROOT,
+        env=os.environ | ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -108,11 +111,13 @@ def evaluated(workdir):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing disturbs, and the seconds of its training."""
+    """A run that nothing disturbs, and the seconds of its training with programs at hand."""
+    # Programs are compiled once for all runs of this file.
+    ENVIRONMENT["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("programs"))
+    ENVIRONMENT["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     workdir = tmp_path_factory.mktemp("whole")
-    seconds = finish(workdir, "--stages=train")
     finish(workdir)
-    return workdir, seconds
+    return workdir, finish(tmp_path_factory.mktemp("again"), "--stages=train")
 
 
 def test_training_killed_at_random_ends_bit_identical(tmp_path, whole):
@@ -134,23 +139,20 @@ def test_training_killed_at_random_ends_bit_identical(tmp_path, whole):
     assert trained(workdir) == expected
 
 
-def test_evaluation_killed_ends_bit_identical(tmp_path, whole):
-    finish(tmp_path, "--stages=train")
+def test_stopped_and_killed_in_every_stage(tmp_path, whole):
+    """SIGTERM saves and ends with 0; a kill loses nothing, either."""
     folder = tmp_path / "regularised"
-    for _ in range(2):
-        alive, _ = end_when(launch(tmp_path), (folder / "evaluation_state.npz").exists)
+    for file, number in (
+        ("metrics.csv", signal.SIGTERM),
+        ("evaluation_state.npz", signal.SIGTERM),
+        ("evaluation_state.npz", signal.SIGKILL),
+    ):
+        process = launch(tmp_path)
+        alive, printed = end_when(process, (folder / file).exists, number)
         assert alive and not (folder / "evaluation.json").exists()
-    finish(tmp_path)
-    assert trained(tmp_path) == trained(whole[0]) and evaluated(tmp_path) == evaluated(whole[0])
-
-
-@pytest.mark.parametrize("stage", ["train", "evaluate"])
-def test_sigterm_saves_and_ends_with_zero(tmp_path, whole, stage):
-    seen = {"train": "metrics.csv", "evaluate": "evaluation_state.npz"}[stage]
-    process = launch(tmp_path)
-    alive, printed = end_when(process, (tmp_path / "regularised" / seen).exists, signal.SIGTERM)
-    assert alive and process.returncode == 0, printed
-    assert "SIGTERM; the same command goes on" in printed
+        if number == signal.SIGTERM:
+            assert process.returncode == 0, printed
+            assert "SIGTERM; the same command goes on" in printed
     finish(tmp_path)
     assert trained(tmp_path) == trained(whole[0]) and evaluated(tmp_path) == evaluated(whole[0])
 

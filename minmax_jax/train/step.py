@@ -50,7 +50,8 @@ def make_step_fn(
 
     Returns:
       `(variables, opt_state, images, labels, signals, learning_rate, key) -> (variables, opt_state,
-      {"loss", "signal"})`. `signals (devices,)` int32 is what each process has to say to all; its
+      {"loss", "signal"})`. The first two are given away: the frozen layers' arrays stay where they
+      are, the others are updated in place. `signals (devices,)` int32 is what each process has to say to all; its
       maximum comes back as "signal". It raises `ValueError` for batches that cannot be split.
     """
 
@@ -87,7 +88,7 @@ def make_step_fn(
         loss, gradients = jax.tree.map(lambda x: x / accumulate, total)
         return (loss, batch_stats), gradients
 
-    @functools.partial(jax.jit, donate_argnums=1, out_shardings=parallel.everywhere(mesh))
+    @functools.partial(jax.jit, donate_argnums=(0, 1), out_shardings=parallel.everywhere(mesh))
     def step_fn(variables, opt_state, images, labels, signals, learning_rate, key):
         if len(images) % accumulate:
             raise ValueError(f"a batch of {len(images)} cannot be split into {accumulate} parts")

@@ -91,13 +91,13 @@ class Trainer:
     def _restore(self, variables: Variables) -> RunState:
         """The run as its last checkpoint has it, or at its start."""
         if self.checkpoints.latest is None:
-            return RunState(variables, variables, self._init_optimizer(variables, 0))
+            return RunState(_copy(variables), variables, self._init_optimizer(variables, 0))
         now = Progress.from_counters(self.checkpoints.counters())
         like = RunState(variables, variables, self._init_optimizer(variables, now.stage), now)
         run = dataclasses.replace(
             like, **self.checkpoints.load(self.checkpoints.latest, like.arrays())
         )
-        run.best = run.variables
+        run.best = _copy(run.variables)
         if now.best not in (None, self.checkpoints.latest):
             run.best = self.checkpoints.load(now.best, {VARIABLES: variables})[VARIABLES]
         if parallel.is_first():
@@ -231,7 +231,7 @@ class Trainer:
             loss, patience=self.plateau_patience, factor=self.plateau_factor
         )
         if improved:
-            run.best, now.best = run.variables, self.checkpoints.next
+            run.best, now.best = _copy(run.variables), self.checkpoints.next
         now.end_epoch()
         ended = (
             now.stage_epoch >= self.stages[now.stage].epochs
@@ -242,12 +242,18 @@ class Trainer:
             now.end_stage()
         if restore or ended:
             # The momentum led away from the best weights, or was another stage's.
-            run.variables = run.best
+            run.variables = _copy(run.best)
             run.opt_state = self._init_optimizer(run.variables, now.stage)
 
     def _learning_rate(self) -> float:
         now = self.run.progress
         return self.stages[now.stage].learning_rate * now.plateau.scale
+
+
+@jax.jit
+def _copy(variables: Variables) -> Variables:
+    """Variables for the steps, which update them in place, or the best ones, away from them."""
+    return jax.tree.map(jnp.copy, variables)
 
 
 def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
