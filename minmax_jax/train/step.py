@@ -51,8 +51,9 @@ def make_step_fn(
     Returns:
       `(variables, opt_state, images, labels, signals, learning_rate, key) -> (variables, opt_state,
       {"loss", "signal"})`. The first two are given away: the frozen layers' arrays stay where they
-      are, the others are updated in place. `signals (devices,)` int32 is what each process has to say to all; its
-      maximum comes back as "signal". It raises `ValueError` for batches that cannot be split.
+      are, the others are updated in place. `signals (devices,)` int32 is what each process has to
+      say to all; its maximum comes back as "signal". It raises `ValueError` for batches that cannot
+      be split.
     """
 
     def loss_and_gradients(params, batch_stats, images, labels, key):
