@@ -12,12 +12,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import jax
 
-# Seconds that training has to save, less than what clusters grant (30 s and more).
-_GRACE = 20.0
+# Seconds that training has to save, and then to end the process by itself; together less than what
+# clusters grant (30 s and more).
+_GRACE, _LEAVE = 20.0, 5.0
 
 _requested = threading.Event()
 _ended = threading.Event()  # set while nobody asks for deferral
@@ -66,8 +68,7 @@ def _watch(read: int) -> None:
     while os.read(read, 1)[0] != signal.SIGTERM:
         pass
     _requested.set()
-    deferring = not _ended.is_set()
-    if deferring and _ended.wait(_GRACE):
-        return  # Whoever deferred has saved, and ends the process.
+    if not _ended.is_set() and _ended.wait(_GRACE):
+        time.sleep(_LEAVE)  # Longer than it takes, unless training was at its end and did not look.
     print("\nstopped by SIGTERM; the same command goes on", file=sys.stderr, flush=True)
     os._exit(0)

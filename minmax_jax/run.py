@@ -75,6 +75,8 @@ def run(
     unknown = set(stages) - set(valid)
     if unknown or not stages:
         raise ValueError(f"unknown stages {sorted(unknown)}; stages: {', '.join(valid)}")
+    if config.task == "photos" and jax.process_count() > 1:
+        raise ValueError("photos are explained by one process, here are several")
     workdir = pathlib.Path(workdir)
     # What can be found wrong is found before anything is written or computed.
     wanted = json.loads(json.dumps(config.to_dict()))

@@ -31,6 +31,13 @@ with preemption.deferred():
     time.sleep(0.5)
     print("saved")
 """
+ENDING = """
+preemption._LEAVE = 0.5
+with preemption.deferred():
+    print("ready", flush=True)
+    time.sleep(1)
+time.sleep(60)
+"""
 # Numbers that numpy multiplies for a long time without a look at Python.
 COMPUTING = """
 import numpy as np
@@ -49,7 +56,7 @@ with preemption.deferred():
 
 @pytest.mark.parametrize(
     ("body", "printed"),
-    [(WAITING, []), (COMPUTING, []), (SAVING, ["saved", "end"]), (NOT_SAVING, [])],
+    [(WAITING, []), (COMPUTING, []), (SAVING, ["saved", "end"]), (NOT_SAVING, []), (ENDING, [])],
 )
 def test_sigterm_ends_with_zero(body, printed):
     with subprocess.Popen(

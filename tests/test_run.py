@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minmax_jax.config import default_config
+from minmax_jax.config import default_config, photos_config
 from minmax_jax.data import create_source
 from minmax_jax.models import create_network
 from minmax_jax.pretrained import load_network
@@ -202,3 +202,9 @@ def test_folder_of_photos_skips_and_counts_damaged_ones(tmp_path, photos, monkey
     assert evaluation["settings"]["images"] == 5
     assert "iou" not in evaluation["methods"]["cam"]["macro"]
     assert "<b>red" not in (folder / "report" / "index.html").read_text()
+
+
+def test_photos_are_for_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="one process"):
+        run(photos_config(), tmp_path / "run")
