@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pathlib
@@ -83,6 +84,9 @@ def trained(workdir):
     history = json.loads((folder / "history.json").read_text())["epochs"]
     for row in history:
         del row["examples_per_second"], row["data_wait"]
+    with open(folder / "metrics.csv", newline="") as file:
+        curves = [list(row.values())[:-2] for row in csv.DictReader(file)]
+    assert curves == [[str(value) for value in row.values()] for row in history]
     with Checkpoints(folder) as checkpoints:
         counters = checkpoints.counters()
         arrays = [

@@ -25,16 +25,20 @@ class Logs:
 
     Args:
       directory: the run's folder.
-      epoch: whole epochs so far; what TensorBoard has of later ones is hidden.
+      history: rows of the epochs so far. The last of them may not have been written before a kill,
+        so it is written again.
     """
 
-    def __init__(self, directory: str | os.PathLike, epoch: int):
+    def __init__(self, directory: str | os.PathLike, history: Sequence[Mapping[str, Any]]):
         self._csv = pathlib.Path(directory) / "metrics.csv"
         self._writer = None
         if jax.process_index() == 0:
+            # What TensorBoard has from this step on is hidden.
             self._writer = SummaryWriter(
-                str(pathlib.Path(directory) / "tensorboard"), purge_step=epoch + 1 if epoch else 0
+                str(pathlib.Path(directory) / "tensorboard"), purge_step=len(history)
             )
+            if history:
+                self._record(history)
 
     def __enter__(self) -> Logs:
         return self
@@ -47,6 +51,17 @@ class Logs:
         """Writes the last row of the history, which names its epoch."""
         if self._writer is None:
             return
+        self._record(history)
+        row = history[-1]
+        tqdm.write(
+            f"epoch {row['epoch']:3d}  stage {row['stage'] + 1}  lr {row['learning_rate']:.4g}  "
+            f"loss {row['train_loss']:.4f}  validation {row['validation_loss']:.4f}  "
+            f"F1 {row['f1_macro']:.3f}  mAP {row['map_macro']:.3f}  "
+            f"{row['examples_per_second']:.0f} examples/s"
+            + ("  best weights restored" if row["restored"] else "")
+        )
+
+    def _record(self, history: Sequence[Mapping[str, Any]]) -> None:
         row = history[-1]
         for name, value in row.items():
             self._writer.add_scalar(name, value, row["epoch"])
@@ -55,10 +70,3 @@ class Logs:
         table.writeheader()
         table.writerows(history)
         files.write_atomically(self._csv, lambda file: file.write(text.getvalue().encode()))
-        tqdm.write(
-            f"epoch {row['epoch']:3d}  stage {row['stage'] + 1}  lr {row['learning_rate']:.4g}  "
-            f"loss {row['train_loss']:.4f}  validation {row['validation_loss']:.4f}  "
-            f"F1 {row['f1_macro']:.3f}  mAP {row['map_macro']:.3f}  "
-            f"{row['examples_per_second']:.0f} examples/s"
-            + ("  best weights restored" if row["restored"] else "")
-        )

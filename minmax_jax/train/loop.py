@@ -120,6 +120,6 @@ def fit(
             save_seconds=save_seconds,
             progress=progress,
         )
-        with Logs(directory, trainer.run.progress.epoch) as logs:
+        with Logs(directory, trainer.run.progress.history) as logs:
             trainer.train(logs)
     return Fit(trainer.run.best, trainer.run.progress.history)

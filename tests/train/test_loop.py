@@ -207,10 +207,14 @@ def test_interrupted_run_ends_bit_identical(tmp_path, stop_at, save_seconds):
     assert made[0] <= stop_at and (save_seconds or made[0] >= stop_at - 3)
     assert without_speed(resumed.history) == without_speed(whole.history)
     assert_same(resumed.variables, whole.variables)
-    # A run that has ended only gives its result, and so does the checkpoint.
+    # A run that has ended only gives its result, and so does the checkpoint. The kill may have come
+    # before the last row was written.
+    curves = (tmp_path / "broken" / "metrics.csv").read_text()
+    (tmp_path / "broken" / "metrics.csv").unlink()
     again = run(tmp_path / "broken", stages, Batches(breaking), **options)
     assert_same(again.variables, whole.variables)
     assert_same(restore_best(tmp_path / "broken", NETWORK), whole.variables)
+    assert (tmp_path / "broken" / "metrics.csv").read_text() == curves
 
 
 @pytest.mark.parametrize("during", ["step", "validation"])
