@@ -38,7 +38,7 @@ def launch(workdir, *arguments):
             "train.batch_size=8",
             "train.stages[0].epochs=5",
             "train.plateau_patience=1",
-            "train.save_seconds=0.2",
+            "train.save_seconds=0.7",
             "evaluate.batch_size=4",
             "evaluate.pair_chunk=8",
             "evaluate.mask_chunk=16",
