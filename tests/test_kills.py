@@ -21,7 +21,7 @@ from minmax_jax.train.checkpoints import OPT_STATE, VARIABLES, Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 METHODS = ("cam", "score_cam", "d_minmax_grad_cam")
-KILLS = 20
+KILLS = int(os.environ.get("MINMAX_JAX_KILLS", "20"))
 ENVIRONMENT = {}
 
 pytestmark = pytest.mark.slow
