@@ -80,13 +80,8 @@ class Head(nn.Module):
         return jnp.matmul(pooled, kernel, precision="highest") + bias[None]
 
 
-class HeadAlone(nn.Module):
+class HeadAlone(Head):
     """A network's head without the network; random numbers are the same as within it."""
-
-    num_labels: int
-    head: str
-    alpha: float
-    dropout: float
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
