@@ -7,7 +7,7 @@
 The folder is laid out as in `minmax_jax/data/folder.py`; every path below is an option. Weights are
 those of MobileNetV2 in any format of docs/weights.md.
 
-On two CPU cores, 259 training and 134 validation photos of MSRC v2 take about 3 minutes for each
+On two CPU cores, 259 training and 134 validation photos of MSRC v2 take 3 to 4 minutes for each
 head, and a quarter of an hour more with Score-CAM (1,280 masks a photo); leave it out by
 `--config.evaluate.methods="('cam','grad_cam_plus_plus','minmax_cam','d_minmax_cam')"`. Result:
 mAP 96.9 plain and 97.2 regularised; energy on the object 58.2 (CAM) and 65.9 (MinMax-CAM) with the

@@ -2,7 +2,7 @@
 
     python launch.py --config experiments/scenes.py --workdir runs/scenes
 
-Takes about 4 minutes on two CPU cores (no accelerator, no download). The data set is the one of
+Takes about 5 minutes on two CPU cores (no accelerator, no download). The data set is the one of
 `minmax_jax/data/scenes.py`. Result: macro F1 92.8 plain and 93.4 regularised; F1- 4.9 (CAM), 3.7
 (MinMax-CAM) and 4.0 (D-MinMax-CAM) with the plain head, 4.4, 3.5 and 3.4 with the regularised one.
 """
