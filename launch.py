@@ -18,7 +18,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from minmax_jax import preemption
+from minmax_jax import lifeline, preemption
 from minmax_jax.run import run
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -45,12 +45,16 @@ def main(argv: Sequence[str]) -> None:
         run(CONFIG.value, WORKDIR.value, stages=CHOSEN.value)
     except preemption.Preempted:
         print("saved after SIGTERM; the same command goes on", file=sys.stderr)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, jax.errors.JaxRuntimeError) as error:
+        lifeline.settle(error)
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise
         sys.exit(f"error: {last_line(error)}")
+    lifeline.leave()
 
 
 def join_processes() -> None:
-    """Waits for the other processes, if there are any."""
+    """Waits for the other processes, if there are any; none of them is then lost unnoticed."""
     by_hand = {
         "coordinator_address": COORDINATOR.value,
         "num_processes": PROCESSES.value,
@@ -61,7 +65,7 @@ def join_processes() -> None:
         raise ValueError("--coordinator, --processes and --process are given together")
     if given or DISTRIBUTED.value:
         jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours
-        jax.distributed.initialize(**by_hand)
+        lifeline.join(**by_hand)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

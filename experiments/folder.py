@@ -43,10 +43,6 @@ def get_config(variant=None):
     # poor statistics.
     config.train.frozen_statistics = True
 
-    # Score-CAM looks at each photo through 1,280 channels: small batches keep the bar moving.
-    config.evaluate.batch_size = 4
-    config.evaluate.pair_chunk = 16
-    config.evaluate.mask_chunk = 8  # what stays in a CPU's cache; accelerators want hundreds
     # At the start the regularised kernel is about alpha W / c: with alpha near the number of labels
     # both heads learn at the same rate.
     config.variants = {"plain": {}, "regularised": {"network": {"head": "kur", "alpha": 20.0}}}

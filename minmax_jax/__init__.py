@@ -6,6 +6,7 @@
 Images are float32 `(b H W 3)`, preprocessed; maps `(b c h w)`, one for every label; logits `(b c)`.
 """
 
+from minmax_jax.approximation import approximation_error
 from minmax_jax.cams.maps import normalize_maps, resize_maps
 from minmax_jax.evaluate import evaluate
 from minmax_jax.explain import METHODS, explain, make_explain_fn
@@ -19,6 +20,7 @@ __all__ = [
     "NamedLabels",
     "Network",
     "TopLabels",
+    "approximation_error",
     "create_network",
     "evaluate",
     "explain",

@@ -72,9 +72,10 @@ def default_config() -> ConfigDict:
         "d_minmax_grad_cam",
     )
     config.evaluate.batch_size = 32
-    config.evaluate.pair_chunk = 64
-    config.evaluate.mask_chunk = 64
-    config.evaluate.save_seconds = 30.0  # between saves of what a killed run goes on from
+    config.evaluate.mask_chunk = 0  # masked images in one pass of each device; 0 suits its memory
+    config.evaluate.channels = 0  # of an image that Score-CAM looks through; 0 is all, exactly
+    config.evaluate.clusters = 0  # of channels that share one look; 0 is none, exactly
+    config.evaluate.save_seconds = 180.0  # between saves of what a killed run goes on from
     config.evaluate.present = "detected"
     config.evaluate.fill = "zero"
     config.evaluate.others = "zero"
@@ -117,7 +118,10 @@ def photos_config() -> ConfigDict:
     config.batch_size = 8
     config.image_size = 0  # pixels; 0 is the network's own
     config.resize = "letterbox"  # the whole photo; or "crop", its centred square
-    config.mask_chunk = 8  # masked images in one pass of Score-CAM
+    # Score-CAM's masked images in one forward pass on each device; 0 is chosen by its memory:
+    config.mask_chunk = 0
+    config.channels = 0  # of a photo that Score-CAM looks through; 0 is all, exactly
+    config.clusters = 0  # of channels that share one look; 0 is none, exactly
     return config
 
 

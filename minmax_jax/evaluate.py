@@ -1,15 +1,14 @@
 """Many methods, all metrics, one sweep over the data; goes on where it was stopped.
 
-Of each batch, all maps are made first (methods share forward passes). The pairs (image, present
-label) of all methods then go through the network in chunks of one size, seen through their maps
-and through the maps' complements, so one program of one shape serves the whole sweep. Sums are
-kept per method and label, in float64 on the host.
+All maps of an image are made first (methods share forward passes). The pairs (image, present label)
+of all methods then go through the network in full chunks, seen through their maps and through the
+maps' complements. Sums are kept per method and label, in float64 on the host. Of several processes
+each sweeps over its own images; what they have counted is merged once, at the end.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import os
 import pathlib
@@ -18,18 +17,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from minmax_jax import parallel
-from minmax_jax.cams import maps as map_ops
-from minmax_jax.explain import METHODS, group_methods, make_explain_fn
-from minmax_jax.metrics import localization, masking, sums
+from minmax_jax import parallel, preemption
+from minmax_jax.explain import METHODS, make_explain_fn
+from minmax_jax.metrics import localization, masking
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.perturb import make_fill
-from minmax_jax.predict import fill_up
-from minmax_jax.sweep_state import State, fingerprint, load, save
+from minmax_jax.sweep import Sweep
+from minmax_jax.sweep_state import State, fingerprint, from_bytes, load, merge, save, to_bytes
 
 PRESENT = ("detected", "annotated")
 NORMALIZE_AT = ("activation", "input")
@@ -87,11 +84,12 @@ def evaluate(
     *,
     methods: Sequence[str] = tuple(METHODS),
     label_names: Sequence[str] | None = None,
-    pair_chunk: int = 64,
-    mask_chunk: int = 64,
+    mask_chunk: int | None = None,
+    channels: int | None = None,
+    clusters: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     state_path: str | os.PathLike | None = None,
-    save_seconds: float = 30.0,
+    save_seconds: float = 180.0,
     progress: bool = True,
     **switches: Any,
 ) -> dict[str, Any]:
@@ -101,31 +99,35 @@ def evaluate(
       network, variables: as in `explain`.
       batches: dicts with `image (b H W 3)` preprocessed, and optionally `labels (b c)` bool (needed
         for `present="annotated"`) and `mask (b H W)` integers (0 background, 1 + label index, 255
-        void). All of one shape, but for a smaller last one; of several processes each gives its own
-        rows. An object with `from_batch(start)`
-        skips what a former run has done without making it.
+        void). Images all of one shape, `b` is free. Of several processes each gives its own rows,
+        and all must call. An object with `from_batch(start)` skips what a former run has done
+        without making it.
       methods: names in `METHODS`.
       label_names: one a label; by default their indices.
-      pair_chunk: pairs in one masked forward pass, which sees two images a pair.
-      mask_chunk: masked images in one forward pass of Score-CAM.
-      mesh: devices over which the passes are split (`parallel.make_mesh`); batch size, `mask_chunk`
-        and `2 pair_chunk` must then be multiples of their number.
+      mask_chunk, channels, clusters: as in `explain`; the chunk is also that of the masked passes
+        by which pairs are scored. Of approximated Score-CAM the error on a sample is told.
+      mesh: devices of this process over which the passes are split (`parallel.local_mesh`).
       state_path: file in which the sums are kept every `save_seconds`; a repeated call goes on from
-        it, with the same results. It is ignored if it belongs to other variables, methods or
-        switches, or to another number of batches.
+        it, with the same results. It is ignored if it belongs to other variables, methods, switches
+        or processes, or to another number of batches. Several processes add their numbers to its
+        name.
       progress: whether to show a progress bar.
       **switches: fields of `Switches`.
 
     Returns:
-      `{"label_names", "settings", "methods": {name: {"pairs": [per label], "per_label": {metric:
-      [value or None]}, "macro": {metric}, "micro": {metric}, "seconds"}}}`: fractions, None where
-      nothing defines a score. Metrics of masks stand there if the batches have masks, of
-      `localized_pairs` per label. `seconds` is the method's share of the time: that of making its
-      maps (methods made in one pass share it evenly) and its masked passes.
+      `{"label_names", "settings", "passes", "seconds", "methods": {name: {"pairs": [per label],
+      "per_label": {metric: [value or None]}, "macro": {metric}, "micro": {metric}, "seconds"}}}`:
+      fractions, None where nothing defines a score. Metrics of masks stand there if the batches
+      have masks, of `localized_pairs` per label. `passes` counts `images`, `masked` passes of pairs
+      (two each) and the `padding` that filled up the last of their chunks. A method's `seconds` are
+      those of making its maps (methods made in one pass share them evenly) and of its masked
+      passes. Approximated Score-CAM has its `approximation`: the options and what
+      `approximation_error` says.
 
     Raises:
       ValueError: for unknown methods and switches, batches of the wrong form, another number of
         label names, and logits or scores that are not finite.
+      preemption.Preempted: when SIGTERM came and the state was saved.
     """
     unknown = set(switches) - {field.name for field in dataclasses.fields(Switches)}
     if unknown:
@@ -135,170 +137,95 @@ def evaluate(
         )
     switches = Switches(**switches)
     methods = tuple(dict.fromkeys(methods))
-    if pair_chunk < 1:
-        raise ValueError(f"pair_chunk must be at least 1, not {pair_chunk}")
-    sweep = _Sweep(network, variables, methods, switches, pair_chunk, mask_chunk, mesh)
-    path = None if state_path is None else pathlib.Path(state_path)
+    approximate = {"channels": channels, "clusters": clusters}
+    make_explain_fn(network, methods, mask_chunk=mask_chunk, mesh=mesh, **approximate)  # raises
+    choices = methods, dataclasses.asdict(switches), approximate, parallel.shard()
+    saved = _Saved(state_path, choices, variables)
     total = len(batches) if hasattr(batches, "__len__") else None
-    state = State(total=total)
-    if path is not None:
-        identity = fingerprint(variables, (methods, dataclasses.asdict(switches)))
-        state = load(path, identity, total) or state
-        parallel.agree(True)  # All have read before one writes.
-    saved_at = time.monotonic()
-    rest = _skip(batches, state.batches)
-    with tqdm(
-        rest,
+    state = saved.load(total) or State(total=total)
+    start = state.places[0].batch
+    rest = iter(_skip(batches, start))
+    bar = tqdm(
         total=total,
-        initial=state.batches,
+        initial=start,
         desc="evaluate",
-        unit="batch",
+        bar_format="{l_bar}{bar}| {n:.1f}/" + str(total or "?") + _BAR_END,
         disable=not progress,
-    ) as bar:
-        for batch in bar:
-            sweep.add(state, batch)
-            _label_names(state, methods, label_names)  # raises early
-            bar.set_postfix(images=state.images, pairs=int(state.num_pairs))
-            if path is not None and time.monotonic() - saved_at >= save_seconds:
-                save(path, identity, state)
-                saved_at = time.monotonic()
-    return _result(state, methods, switches, label_names)
-
-
-class _Sweep:
-    """Adds batches to a `State`; holds what stays the same from batch to batch."""
-
-    def __init__(self, network, variables, methods, switches, pair_chunk, mask_chunk, mesh):
-        self.variables = parallel.replicate(mesh, variables)
-        self.mesh = mesh
-        self.methods = methods
-        self.switches = switches
-        self.pair_chunk = pair_chunk
-        self.explain_fns = {
-            group: make_explain_fn(network, group, mask_chunk=mask_chunk, mesh=mesh)
-            for group in group_methods(methods)
-        }
-        self.score_fn = _score_fn(network, switches, mesh)
-
-    def add(self, state: State, batch: Mapping[str, np.ndarray]) -> None:
-        images, present, segmentations, valid = self._arrays(batch, state)
-        maps, logits = {}, None
-        for group, explain_fn in self.explain_fns.items():
-            start = time.monotonic()
-            group_maps, logits = jax.block_until_ready(
-                explain_fn(self.variables, images, present, valid)
+    )
+    with bar, preemption.deferred():
+        for first in itertools.islice(rest, 1):
+            sweep = Sweep(
+                network,
+                variables,
+                first,
+                methods=methods,
+                switches=switches,
+                mask_chunk=mask_chunk,
+                approximate=approximate,
+                rows=state.rows,
+                mesh=mesh,
             )
-            maps |= group_maps
-            self._spend(state, group, time.monotonic() - start)
-        logits, valid = parallel.fetch(self.mesh, (logits, valid))
-        if not np.isfinite(logits[valid]).all():
-            raise ValueError(f"the network's logits are not finite in batch {state.batches}")
-        present = logits > 0 if present is None else parallel.fetch(self.mesh, present)
-        present = present & valid[:, None]
-
-        start = time.monotonic()
-        batch_sums = self._score(images, maps, logits, present, segmentations)
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(batch_sums)):
-            raise ValueError(f"scores are not finite in batch {state.batches}")
-        state.sums = batch_sums if state.sums is None else sums.merge(state.sums, batch_sums)
-        self._spend(state, self.methods, time.monotonic() - start)
-        state.batches += 1
-        state.images += int(valid.sum())
-        state.num_pairs += int(present.sum())
-
-    def _arrays(self, batch, state):
-        """The batch filled up to the size of the first one, and which of its rows are real."""
-        index = state.batches
-        if "image" not in batch:
-            raise ValueError(f"batch {index} has no image, only {', '.join(batch) or 'nothing'}")
-        images = batch["image"]
-        number = len(images)
-        _, processes = parallel.shard()
-        state.batch_size = state.batch_size or parallel.even_rows(self.mesh, number) * processes
-        size = state.batch_size // processes
-        if number > size:
-            raise ValueError(f"batch {index} has {number} images, the first had {size}")
-
-        present = None
-        if self.switches.present == "annotated":
-            if "labels" not in batch:
-                raise ValueError(f'present="annotated" needs labels, and batch {index} has none')
-            present = fill_up(np.asarray(batch["labels"], bool), size)
-        segmentations = batch.get("mask")
-        if state.sums is not None and ("iou" in state.sums) != (segmentations is not None):
-            raise ValueError(f"some batches have masks and some have none (batch {index})")
-        if segmentations is not None:
-            if segmentations.shape != images.shape[:3]:
-                raise ValueError(
-                    f"batch {index} has masks {segmentations.shape} for images {images.shape}"
-                )
-            segmentations = fill_up(segmentations, size)
-        arrays = fill_up(images, size), present, segmentations, np.arange(size) < number
-        return parallel.put(self.mesh, arrays)
-
-    def _score(self, images, maps, logits, present, segmentations):
-        """Sums over the pairs of one batch, all methods, in chunks."""
-        num_labels = logits.shape[1]
-        pairs = np.argwhere(present)
-        index = np.concatenate(
-            [np.insert(pairs, 0, number, axis=1) for number in range(len(self.methods))]
-        ).astype(np.int32)
-        names = masking.METRICS + (() if segmentations is None else localization.SUMS)
-        # Where the step leaves its totals, so that they do not make it a second program.
-        totals = parallel.replicate(self.mesh, sums.zero(names, len(self.methods) * num_labels))
-        stacked = _stack([maps[name] for name in self.methods])
-        arrays = (images, stacked, logits, present, segmentations)
-        for start in range(0, len(index), self.pair_chunk):
-            chunk = index[start : start + self.pair_chunk]
-            valid = np.arange(self.pair_chunk) < len(chunk)
-            chunk = np.pad(chunk, ((0, self.pair_chunk - len(chunk)), (0, 0)))
-            totals = self.score_fn(totals, self.variables, *arrays, chunk, valid)
-        return jax.tree.map(lambda x: np.asarray(x, np.float64), totals)
-
-    def _spend(self, state, methods, seconds):
-        for name in methods:
-            state.seconds[name] = state.seconds.get(name, 0.0) + seconds / len(methods)
+            state.rows = sweep.rows
+            began, before = time.monotonic(), state.counted
+            for scores, rows in sweep.scores(itertools.chain([first], rest), state):
+                _label_names(state, methods, label_names)  # raises early
+                _check_finite(scores, state)
+                state.count(scores, rows)
+                rate = (state.counted - before) / (time.monotonic() - began)
+                bar.set_postfix_str(f"{state.counted} pairs, {rate:.0f} pairs/s", refresh=False)
+                bar.update(sweep.read - bar.n)
+                saved.every(save_seconds, state)
+        saved.save(state)
+    states = [from_bytes(data, "") for data in parallel.exchange(to_bytes(state, ""))]
+    return _result(merge(states), methods, switches, label_names, approximate)
 
 
-_stack = jax.jit(jnp.stack)  # also of arrays that are spread over several processes
+_BAR_END = " batches [{elapsed}<{remaining}{postfix}]"
 
 
-@functools.lru_cache(maxsize=64)
-def _score_fn(network: Network, switches: Switches, mesh: jax.sharding.Mesh | None):
-    """The jitted step that scores one chunk of pairs and adds it to the sums."""
-    make_filling = make_fill(switches.fill, network.preprocess)
-    pair_scores = functools.partial(masking.pair_scores, others=switches.others)
-    locate = functools.partial(localization.pair_scores, threshold=switches.threshold)
+class _Saved:
+    """The file of a sweep's state; without a path, nothing."""
 
-    def score(totals, variables, images, maps, logits, present, segmentations, index, valid):
-        method, image, label = index.T
-        masks = maps[method, image, label]
-        if switches.normalize_at == "activation":
-            masks = map_ops.normalize_maps(masks)
-        masks = map_ops.resize_maps(masks, images.shape[1:3])
-        if switches.normalize_at == "input":
-            masks = map_ops.normalize_maps(masks)
-        shown, filling = images[image], make_filling(images)[image]
-        seen = jnp.concatenate([masks, 1 - masks])[..., None]
-        masked = seen * jnp.concatenate([shown, shown]) + (1 - seen) * jnp.concatenate(
-            [filling, filling]
-        )
-        masked_logits, _ = network.apply(variables, parallel.split(mesh, masked))
-        kept, dropped = jnp.split(jax.nn.sigmoid(masked_logits), 2)
-        scores = jax.vmap(pair_scores)(
-            jax.nn.sigmoid(logits)[image], kept, dropped, label, present[image]
-        )
-        if segmentations is not None:
-            scores |= jax.vmap(locate)(masks, segmentations[image], label)
-        return sums.add(totals, scores, method * logits.shape[1] + label, valid)
+    def __init__(self, path, choices, variables):
+        part, parts = parallel.shard()
+        path = None if path is None else pathlib.Path(path)
+        if path is not None and parts > 1:
+            path = path.with_name(f"{path.stem}.{part}-of-{parts}{path.suffix}")
+        self.path = path
+        self.identity = None if path is None else fingerprint(variables, choices)
+        self.last = time.monotonic()
 
-    return jax.jit(score, out_shardings=parallel.everywhere(mesh))
+    def load(self, total: int | None) -> State | None:
+        return None if self.path is None else load(self.path, self.identity, total)
+
+    def save(self, state: State) -> None:
+        if self.path is not None:
+            save(self.path, self.identity, state)
+            self.last = time.monotonic()
+
+    def every(self, seconds: float, state: State) -> None:
+        """Saves if it is time to, or the last chance."""
+        if self.path is not None and preemption.requested():
+            self.save(state)
+            raise preemption.Preempted
+        if time.monotonic() - self.last >= seconds:
+            self.save(state)
 
 
-def _result(state, methods, switches, label_names):
-    settings = dataclasses.asdict(switches) | {"images": state.images}
+def _check_finite(scores, state):
+    finite = [np.isfinite(np.where(defined, value, 0)) for value, defined in scores.values()]
+    wrong = np.flatnonzero(~np.all(finite, axis=0))
+    if wrong.size:
+        pair = state.counted + wrong[0]
+        batch = max(place.batch for place in state.places if place.pairs <= pair)
+        raise ValueError(f"scores are not finite in batch {batch}")
+
+
+def _result(state, methods, switches, label_names, approximate):
     if state.sums is None:
         raise ValueError("there is nothing to evaluate: no batch was given")
+    images = state.places[-1].images
+    settings = dataclasses.asdict(switches) | {"images": images}
     label_names = _label_names(state, methods, label_names)
     num_labels = len(label_names)
     results = {}
@@ -318,8 +245,17 @@ def _result(state, methods, switches, label_names):
         }
         for part in ("macro", "micro"):
             result[part] = {metric: _or_none(value) for metric, value in scores[part].items()}
+        if state.approximation and METHODS[name].family == "masking":
+            result["approximation"] = approximate | state.approximation
         results[name] = result | {"seconds": state.seconds[name]}
-    return {"label_names": label_names, "settings": settings, "methods": results}
+    passes = {"images": images, "masked": 2 * state.counted, "padding": state.padding}
+    return {
+        "label_names": label_names,
+        "settings": settings,
+        "passes": passes,
+        "seconds": sum(state.seconds.values()),
+        "methods": results,
+    }
 
 
 def _label_names(state, methods, label_names):

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minmax_jax import parallel
+from minmax_jax import memory, parallel
 from minmax_jax.cams import gradients, masking, scores, weights
 from minmax_jax.models.network import Network, check_images
 from minmax_jax.select import AllLabels, Policy
@@ -68,7 +68,9 @@ def explain(
     present: jax.Array | None = None,
     activation: str = "sigmoid",
     tap: str | None = None,
-    mask_chunk: int = 64,
+    mask_chunk: int | None = None,
+    channels: int | None = None,
+    clusters: int | None = None,
 ) -> tuple[Any, ...]:
     """Raw activation maps of the labels of a batch of images.
 
@@ -88,7 +90,13 @@ def explain(
       activation: "sigmoid" or "softmax", what makes the probabilities by which Score-CAM weighs.
       tap: the activations to explain; by default the last of `network.taps`, which is the only one
         for kernel methods.
-      mask_chunk: masked images in one forward pass of Score-CAM.
+      mask_chunk: masked images in one forward pass of Score-CAM on each device, at most; by
+        default as many as suit the device (`memory.images_at_once`).
+      channels: Score-CAM from only so many channels of each image, those with the highest standard
+        deviation; by default all, exactly.
+      clusters: Score-CAM with one forward pass for each of so many clusters of an image's channels;
+        by default one for each channel, exactly. `approximation.approximation_error` tells what
+        either costs.
 
     Returns:
       Maps `(b n h w)` float32 after ReLU, before normalisation, and logits `(b c)`; with `select`
@@ -96,10 +104,18 @@ def explain(
 
     Raises:
       ValueError: for an unknown method, activation or tap, a method that the network does not
-        support, and arrays of another rank, shape or dtype.
+        support, numbers below 1, `channels` or `clusters` together or without Score-CAM, and arrays
+        of another rank, shape or dtype.
     """
     explain_fn = make_explain_fn(
-        network, method, select=select, activation=activation, tap=tap, mask_chunk=mask_chunk
+        network,
+        method,
+        select=select,
+        activation=activation,
+        tap=tap,
+        mask_chunk=mask_chunk,
+        channels=channels,
+        clusters=clusters,
     )
     return explain_fn(variables, images, None if present is None else jnp.asarray(present))
 
@@ -111,16 +127,19 @@ def make_explain_fn(
     select: Policy | None = None,
     activation: str = "sigmoid",
     tap: str | None = None,
-    mask_chunk: int = 64,
+    mask_chunk: int | None = None,
+    channels: int | None = None,
+    clusters: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[..., tuple[Any, ...]]:
     """Builds the jitted function behind `explain`; the same arguments give the same function.
 
     Args:
-      network, select, activation, tap, mask_chunk: see `explain`.
+      network, select, activation, tap, mask_chunk, channels, clusters: see `explain`.
       method: a name in `METHODS`; or several, which then share one forward pass.
       mesh: devices (`parallel.make_mesh`) over which images and Score-CAM's masked images are
-        split; batch size and `mask_chunk` must then be multiples of their number.
+        split. A batch that cannot be split evenly lies whole on every device; its masked images
+        are split all the same.
 
     Returns:
       `(variables, images, present=None, valid=None) -> (maps, logits)`, and the selection with
@@ -136,9 +155,18 @@ def make_explain_fn(
     _check_methods(network, names, tap)
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; valid: {', '.join(ACTIVATIONS)}")
-    if mask_chunk < 1:
+    if mask_chunk is not None and mask_chunk < 1:
         raise ValueError(f"mask_chunk must be at least 1, not {mask_chunk}")
-    explain_fn = _explain_fn(network, names, select, activation, tap, mask_chunk, mesh)
+    masking.check_approximation(channels, clusters)
+    masked = any(METHODS[name].family == "masking" for name in names)
+    if not masked and (channels is not None or clusters is not None):
+        raise ValueError(
+            "channels and clusters are for masking methods, and there is none among "
+            + ", ".join(names)
+        )
+    explain_fn = _explain_fn(
+        network, names, select, activation, tap, mask_chunk, channels, clusters, mesh
+    )
     return explain_fn if not isinstance(method, str) else _single_fn(explain_fn, method)
 
 
@@ -158,14 +186,44 @@ def group_methods(methods: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
+def make_explain_fns(
+    network: Network,
+    methods: Sequence[str],
+    *,
+    channels: int | None = None,
+    clusters: int | None = None,
+    **options: Any,
+) -> dict[tuple[str, ...], Callable[..., tuple[Any, ...]]]:
+    """Functions that together make the maps of several methods, by what each makes in one pass.
+
+    Args:
+      network, methods: as in `make_explain_fn`.
+      channels, clusters: for the masking methods among them, of which there must be one.
+      **options: further ones of `make_explain_fn`.
+
+    Raises:
+      ValueError: as `make_explain_fn`.
+    """
+    approximate = {"channels": channels, "clusters": clusters}
+    make_explain_fn(network, methods, **approximate, **options)  # raises
+    return {
+        group: make_explain_fn(
+            network,
+            group,
+            **(approximate if METHODS[group[0]].family == "masking" else {}),
+            **options,
+        )
+        for group in group_methods(methods)
+    }
+
+
 @functools.lru_cache(maxsize=64)
-def _explain_fn(network, names, select, activation, tap, mask_chunk, mesh):
-    split = functools.partial(parallel.split, mesh)
+def _explain_fn(network, names, select, activation, tap, mask_chunk, channels, clusters, mesh):
     policy = AllLabels() if select is None else select
 
     def explain_fn(variables, images, present=None, valid=None):
         check_images(images)
-        images = split(images)
+        images = parallel.split(mesh, images, or_whole=True)
         activations, logits, pullback = _forward(network, variables, images, tap)
         selection = policy(logits)
         if present is not None:
@@ -177,14 +235,20 @@ def _explain_fn(network, names, select, activation, tap, mask_chunk, mesh):
             if method.family == "kernel":
                 kernel = _at_least_float32(network.head_kernel(variables))
                 return _kernel_maps(method, activations, kernel, selection)
+            b, *_, k = activations.shape
+            per_device = mask_chunk or memory.images_at_once(
+                network.apply, variables, _shape_of_one(images), mesh=mesh
+            )
             channel_weights = masking.score_cam_weights(
                 lambda masked: ACTIVATIONS[activation](network.apply(variables, masked)[0]),
                 images,
                 activations,
                 labels=None if select is None else selection.labels,
                 valid=valid,
-                chunk_size=mask_chunk,
-                split=split,
+                channels=channels,
+                clusters=clusters,
+                chunk_size=_chunk_size(b * min(k, channels or k, clusters or k), per_device, mesh),
+                split=functools.partial(parallel.split, mesh),
             )
             return _label_maps(method, activations, jnp.moveaxis(channel_weights, -1, 1))
 
@@ -201,6 +265,17 @@ def _single_fn(explain_fn, name):
         return maps[name], *rest
 
     return jax.jit(single_fn)
+
+
+def _shape_of_one(images):
+    return jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+
+
+def _chunk_size(masks, per_device, mesh):
+    """Masked images in one forward pass on all devices: as few passes, then as small as can be."""
+    devices = 1 if mesh is None else mesh.size
+    passes = -(-masks // (per_device * devices))
+    return -(-masks // (passes * devices)) * devices
 
 
 def _forward(network, variables, images, tap):

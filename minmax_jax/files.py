@@ -12,13 +12,15 @@ from typing import Any, BinaryIO
 from minmax_jax import parallel
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
+def write_atomically(
+    path: str | os.PathLike, write: Callable[[BinaryIO], Any], *, everyone: bool = False
+) -> None:
     """Calls `write(file)` on a binary file beside `path`, then renames it to `path`.
 
     A reader, or a run that goes on after a kill, sees the old file or the new one, never a part. Of
-    several processes that share the work only the first one writes.
+    several processes that share the work only the first one writes, or `everyone`, each its own.
     """
-    if not parallel.is_first():
+    if not (everyone or parallel.is_first()):
         return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from minmax_jax import data
 from minmax_jax.cams.maps import normalize_maps
-from minmax_jax.explain import group_methods, make_explain_fn
+from minmax_jax.explain import make_explain_fns
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.predict import fill_up, sigmoid
 
@@ -58,7 +58,9 @@ def make_gallery(
     *,
     methods: Sequence[str],
     batch_size: int,
-    mask_chunk: int,
+    mask_chunk: int | None = None,
+    channels: int | None = None,
+    clusters: int | None = None,
     present: str = "detected",
     progress: bool = True,
 ) -> dict[str, np.ndarray]:
@@ -67,7 +69,8 @@ def make_gallery(
     Args:
       network, variables: as in `explain`; the network needs `preprocess`.
       photos: as `choose_photos` gives them.
-      methods, batch_size, mask_chunk, present: as in `evaluate`, whose programs are used again.
+      batch_size: photos explained at once.
+      methods, mask_chunk, channels, clusters, present: as in `evaluate`.
       progress: whether to show a progress bar.
 
     Returns:
@@ -76,6 +79,8 @@ def make_gallery(
       for each method `maps/METHOD` float32 `(n c h w)`, normalised.
     """
     images = np.asarray(network.preprocess(photos["image"]), np.float32)
+    options = {"mask_chunk": mask_chunk, "channels": channels, "clusters": clusters}
+    explain_fns = make_explain_fns(network, methods, **options)
     parts = []
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc="explain photos", unit="batch", disable=not progress):
@@ -83,8 +88,7 @@ def make_gallery(
         number = len(images[rows])
         annotated = fill_up(photos["labels"][rows], batch_size)
         maps, logits = {}, None
-        for group in group_methods(methods):
-            explain_fn = make_explain_fn(network, group, mask_chunk=mask_chunk)
+        for explain_fn in explain_fns.values():
             group_maps, logits = explain_fn(
                 variables,
                 fill_up(images[rows], batch_size),

@@ -143,8 +143,7 @@ def _fields(data_set: _DataSet, network: str, *modifiers: str) -> dict[str, dict
     official = "official" in modifiers
     chosen = NETWORKS[network]
     image_size = data_set.image_size or chosen.image_size
-    # The largest array of a chunk, the first of EfficientNet-B6 at 512 px, then takes 1.6 GB.
-    batch, chunk = (16, 32) if image_size == 512 else (32, 64)
+    batch = 16 if image_size == 512 else 32
     source, options = data_set.source, dict(data_set.options)
     if "tfds" in modifiers:
         source, options = "tfds", {"name": data_set.tfds, "data_dir": ""}
@@ -172,8 +171,6 @@ def _fields(data_set: _DataSet, network: str, *modifiers: str) -> dict[str, dict
         "evaluate": {
             "methods": METHODS,
             "batch_size": batch,
-            "pair_chunk": chunk // 2,  # A pair is two images.
-            "mask_chunk": chunk,
         },
     }
 

@@ -174,10 +174,7 @@ class _Experiment:
         if {"train", "evaluate"} & set(stages):
             # With weights from elsewhere, this opens them and finds out whether they fit.
             network = self.network
-            for group in group_methods(config.evaluate.methods):
-                make_explain_fn(network, group, mask_chunk=config.evaluate.mask_chunk)
-            parallel.check_rows(self.mesh, config.evaluate.mask_chunk, "evaluate.mask_chunk")
-            parallel.check_rows(self.mesh, 2 * config.evaluate.pair_chunk, "evaluate.pair_chunk")
+            make_explain_fn(network, config.evaluate.methods, **self._masking())
         if "train" in stages and not self._trained():
             self._train_batches()
             part = config.train.batch_size // config.train.accumulate
@@ -194,6 +191,11 @@ class _Experiment:
 
     def _switches(self) -> dict[str, Any]:
         return {field: self.config.evaluate[field] for field in _SWITCHES}
+
+    def _masking(self) -> dict[str, int | None]:
+        """What `evaluate` is told about Score-CAM; 0 is its default."""
+        fields = ("mask_chunk", "channels", "clusters")
+        return {field: self.config.evaluate[field] or None for field in fields}
 
     def _load_pretrained(self) -> Loaded:
         return load_network(
@@ -286,7 +288,7 @@ class _Experiment:
         print(f"{self.name}: evaluating", flush=True)
         config = self.config.evaluate
         variables = restore_best(self.folder, self.network, mesh=self.mesh)
-        shared = {"methods": config.methods, "mask_chunk": config.mask_chunk}
+        shared = {"methods": config.methods} | self._masking()
         if not self._has(gallery) and parallel.is_first():
             raw = self._batches(
                 self.validation_source,
@@ -305,18 +307,16 @@ class _Experiment:
             files.write_atomically(
                 self.folder / gallery, lambda file: np.savez_compressed(file, **arrays)
             )
-        state = self.folder / "evaluation_state.npz"
         evaluation = evaluate(
             self.network,
-            variables,
+            jax.tree.map(np.asarray, variables),
             self._batches(
                 self.validation_source, config.batch_size, workers=self.config.data.workers
             ),
             label_names=self.validation_source.label_names,
-            pair_chunk=config.pair_chunk,
-            state_path=state,
+            state_path=self.folder / "evaluation_state.npz",
             save_seconds=config.save_seconds,
-            mesh=self.mesh,
+            mesh=parallel.local_mesh(),
             progress=parallel.is_first(),
             **shared,
             **self._switches(),
@@ -324,7 +324,8 @@ class _Experiment:
         evaluation["settings"]["images_skipped"] = len(self.validation_source.skipped)
         files.write_json(self.folder / results, evaluation)
         if parallel.is_first():
-            state.unlink(missing_ok=True)
+            for state in self.folder.glob("evaluation_state*.npz"):
+                state.unlink()
 
 
 def _as_they_are(images: np.ndarray) -> np.ndarray:

@@ -1,24 +1,34 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 
-import jax
 import numpy as np
 import pytest
 
 import minmax_jax as mj
-from minmax_jax import parallel
+from minmax_jax import parallel, preemption
+from minmax_jax import sweep as sweep_module
 from minmax_jax.metrics import localization, masking
 from tests import toys
 from tests.evaluate_loop import evaluate_loop
 
+evaluate_module = importlib.import_module("minmax_jax.evaluate")  # mj.evaluate is the function
 SIZES = (3, 3, 1)
 evaluate = functools.partial(mj.evaluate, progress=False)
 
 
 def preprocess(images):
     return images.astype("float32") / 127.5 - 1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks():
+    """So that the few pairs of these tests take several chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_module, "_MASKED", 8)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +67,9 @@ def cut(examples, sizes=SIZES, names=("image", "labels", "mask")):
 def assert_same(found, expected, tolerance=2e-5):
     """Same structure, None at the same places, numbers to the tolerance."""
     if isinstance(expected, dict):
-        assert found.keys() - {"seconds"} == expected.keys() - {"seconds"}
-        for key in expected.keys() - {"seconds"}:
+        free = {"seconds", "passes"}  # time, and how the work was cut
+        assert found.keys() - free == expected.keys() - free
+        for key in expected.keys() - free:
             assert_same(found[key], expected[key], tolerance)
     elif isinstance(expected, list):
         assert len(found) == len(expected)
@@ -89,11 +100,9 @@ SWITCHES = [
 def test_scores(switches, with_masks, methods, network, variables, examples):
     names = ("image", "labels", "mask") if with_masks else ("image", "labels")
     chosen = {name: examples[name] for name in names}
-    found = evaluate(
-        network, variables, cut(chosen, names=names), methods=methods, pair_chunk=4, **switches
-    )
+    found = evaluate(network, variables, cut(chosen, names=names), methods=methods, **switches)
     json.dumps(found, allow_nan=False)
-    assert list(found) == ["label_names", "settings", "methods"]
+    assert list(found) == ["label_names", "settings", "passes", "seconds", "methods"]
     assert found["label_names"] == ["0", "1", "2", "3"]
     assert found["settings"] == {
         "present": "detected",
@@ -108,7 +117,10 @@ def test_scores(switches, with_masks, methods, network, variables, examples):
     }
     assert tuple(found["methods"]) == methods
     assert_same(found["methods"], evaluate_loop(variables, chosen, methods, **switches))
-    assert all(result["seconds"] > 0 for result in found["methods"].values())
+    seconds = [result["seconds"] for result in found["methods"].values()]
+    assert min(seconds) > 0 and found["seconds"] == pytest.approx(sum(seconds))
+    masked = 2 * sum(sum(result["pairs"]) for result in found["methods"].values())
+    assert found["passes"] == {"images": 7, "masked": masked, "padding": -masked % 8}
 
 
 def test_the_examples_tell_the_switches_apart(variables, examples):
@@ -148,11 +160,33 @@ def whole(sweep):
     return sweep[0]
 
 
+def test_chunks_take_pairs_of_several_batches(network, variables, examples, whole):
+    """Only the last chunk of the whole sweep holds fewer pairs than it could."""
+    seen = []
+    step = sweep_module._score_fn.__wrapped__
+
+    def score_fn(*args):
+        function = step(*args)
+
+        def score(variables, pairs):
+            seen.append(np.array(pairs["label"]))
+            return function(variables, pairs)
+
+        return score
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_module, "_score_fn", score_fn)
+        found = evaluate(network, variables, cut(examples, (1,) * 7), methods=METHODS)
+    assert_same(found, whole, 1e-5)
+    pairs = sum(sum(result["pairs"]) for result in found["methods"].values())
+    assert len(seen) == -(-pairs // 4) > 3 and found["passes"]["padding"] == 2 * (-pairs % 4)
+
+
 @pytest.mark.parametrize(
     ("sizes", "options"),
     [
-        ((2, 2, 2, 1), {"pair_chunk": 5, "mask_chunk": 3}),
-        ((7,), {"pair_chunk": 1}),
+        ((2, 0, 4, 1), {"mask_chunk": 3}),
+        ((7,), {"mask_chunk": 1}),
     ],
 )
 def test_how_the_work_is_cut_changes_nothing(sizes, options, network, variables, examples, whole):
@@ -169,12 +203,11 @@ def test_images_that_fill_up_a_batch_do_not_count(network, variables, examples):
 
 
 def test_sharded_results_are_the_unsharded_ones(network, variables, examples, whole):
-    mesh = parallel.make_mesh(jax.devices()[:4])
-    options = {"methods": METHODS, "mesh": mesh, "pair_chunk": 2, "mask_chunk": 8}
+    options = {"methods": METHODS, "mesh": parallel.make_mesh(), "mask_chunk": 2}
     with toys.count_compilations() as compiled:
-        found = evaluate(network, variables, cut(examples, (4, 3)), **options)
+        found = evaluate(network, variables, cut(examples, (5, 2)), **options)
     assert_same(found, whole, 1e-6)
-    assert compiled.count("jit(score)") == 1  # many chunks, two batches
+    assert compiled.count("jit(chunk_by_chunk)") == 1  # several chunks, two batches
 
 
 def test_everything_is_compiled_once_a_shape(sweep, network, examples):
@@ -191,11 +224,6 @@ def test_everything_is_compiled_once_a_shape(sweep, network, examples):
 
 class Interrupted(Exception):
     pass
-
-
-def interrupted(batches, after):
-    yield from batches[:after]
-    raise Interrupted
 
 
 class Recorder:
@@ -217,26 +245,36 @@ class Recorder:
             yield self.batches[index]
 
 
-@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("after", [1, 2, 3])
 @pytest.mark.parametrize("wrap", [list, iter, Recorder])
 def test_an_interrupted_sweep_goes_on(after, wrap, network, variables, examples, whole, tmp_path):
-    """Bit-identical, also if only the smaller last batch is left, and nothing is done twice."""
-    options = {
-        "methods": METHODS,
-        "state_path": tmp_path / "new" / "state.npz",
-        "save_seconds": 0.0,
-    }
+    """Bit-identical; batches all of whose pairs are counted are not read again."""
+    path = tmp_path / "new" / "state.npz"
+    options = {"methods": METHODS, "state_path": path, "save_seconds": 0.0}
     batches = cut(examples)
-    with pytest.raises(Interrupted):
-        evaluate(network, variables, interrupted(batches, after), **options)
+
+    place = None
+
+    def stop(self, state):
+        nonlocal place
+        save(self, state)
+        place = state.places[0]
+        if state.counted == 4 * after:
+            raise Interrupted
+
+    save = evaluate_module._Saved.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_module._Saved, "save", stop)
+        with pytest.raises(Interrupted):
+            evaluate(network, variables, batches, **options)
     rest = wrap(batches)
     with toys.count_compilations() as compiled:
         found = evaluate(network, variables, rest, **options)
     assert compiled == []
     assert_same(found, whole, 0)
-    assert found["settings"]["images"] == 7
+    assert found["passes"] == whole["passes"]
     if wrap is Recorder:
-        assert rest.made == list(range(after, 3))
+        assert rest.made == list(range(place.batch, 3))
     again = evaluate(network, variables, batches, **options)  # everything is done already
     assert again == found
 
@@ -247,7 +285,7 @@ def test_an_interrupted_sweep_goes_on(after, wrap, network, variables, examples,
         {"methods": METHODS[::-1]},
         {"others": "skip"},
         {"variables": {"bias": np.float32([0.1, -0.2, 0.3, 0.4])}},
-        {"batches": (2, 2, 2, 1), "pair_chunk": 5, "mask_chunk": 3},
+        {"batches": (2, 2, 2, 1), "mask_chunk": 3},
     ],
     ids=str,
 )
@@ -270,10 +308,28 @@ def test_the_state_of_another_sweep_is_ignored(change, network, variables, examp
     assert_same(evaluate(network, variables, batches, state_path=path, **options), fresh, 0)
 
 
-def test_the_state_is_saved_every_few_seconds_only(network, variables, examples, tmp_path):
-    path = tmp_path / "state.npz"
-    evaluate(network, variables, cut(examples), methods=METHODS, state_path=path)
-    assert not path.exists()
+@pytest.mark.parametrize(("seconds", "saves"), [(1000.0, 1), (0.0, 5)])
+def test_the_state_is_saved_every_few_seconds(
+    seconds, saves, network, variables, examples, tmp_path, monkeypatch
+):
+    """And at the end, so that of several processes one that is done has nothing to do again."""
+    saved = []
+    save = evaluate_module._Saved.save
+    monkeypatch.setattr(evaluate_module._Saved, "save", lambda *args: saved.append(save(*args)))
+    options = {"state_path": tmp_path / "state.npz", "save_seconds": seconds}
+    found = evaluate(network, variables, cut(examples), methods=METHODS, **options)
+    masked = found["passes"]["masked"] + found["passes"]["padding"]
+    assert len(saved) == saves == (1 if seconds else 1 + masked // 8)
+
+
+def test_sigterm_saves_and_ends(network, variables, examples, whole, tmp_path):
+    options = {"methods": METHODS, "state_path": tmp_path / "state.npz"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preemption, "requested", lambda: True)
+        with pytest.raises(preemption.Preempted):
+            evaluate(network, variables, cut(examples), **options)
+        assert options["state_path"].exists()
+    assert_same(evaluate(network, variables, cut(examples), **options), whole, 0)
 
 
 def test_without_a_detected_label_nothing_is_defined(network, variables, examples):
@@ -332,7 +388,8 @@ def test_one_label_only(examples):
         ({"threshold": 15}, r"threshold must be in \[0, 1\), not 15"),
         ({"threshold": "0.5"}, r"threshold must be in \[0, 1\), not '0.5'"),
         ({"fill": "gray-ish"}, "fill must be zero, blur or a colour such as .*, not 'gray-ish'"),
-        ({"pair_chunk": 0}, "pair_chunk must be at least 1, not 0"),
+        ({"mask_chunk": 0}, "mask_chunk must be at least 1, not 0"),
+        ({"channels": 2, "methods": ("cam",)}, "channels and clusters are for masking methods"),
         ({"label_names": ["a"]}, "1 label names for 4 labels"),
         ({"batches": []}, "there is nothing to evaluate: no batch was given"),
         ({"variables": {"bias": np.float32([0, np.nan, 0, 0])}}, "not finite in batch 0"),
@@ -347,10 +404,11 @@ def test_errors(options, message, network, variables, examples):
 
 
 def test_wrong_label_names_do_not_cost_a_whole_sweep(network, variables, examples):
+    first, second, _ = cut(examples)
+    batches = Recorder([first, second] + 7 * [second])
     with pytest.raises(ValueError, match="5 label names for 4 labels"):
-        evaluate(
-            network, variables, interrupted(cut(examples), 1), methods=METHODS, label_names="abcde"
-        )
+        evaluate(network, variables, batches, methods=METHODS, label_names="abcde")
+    assert len(batches.made) < 9
 
 
 @pytest.mark.parametrize(
@@ -367,7 +425,6 @@ def test_wrong_label_names_do_not_cost_a_whole_sweep(network, variables, example
             {"mask": np.zeros((3, 8, 8), np.uint8)},
             r"batch 1 has masks \(3, 8, 8\) for images \(3, 8,",
         ),
-        ({"image": np.zeros((4, 8, 12, 3), np.float32)}, "batch 1 has 4 images, the first had 3"),
         ({"image": np.full((3, 8, 12, 3), 3e38, np.float32)}, "logits are not finite in batch 1"),
     ],
 )
@@ -384,7 +441,7 @@ def test_scores_that_are_not_finite(variables, examples):
 
     def apply(variables, images, perturbations=None):
         logits, taps = toys.toy_apply(variables, images, perturbations)
-        return (logits if len(images) == 3 else logits * np.nan), taps
+        return (logits if len(images) == 3 else logits * np.nan), taps  # masked come in eights
 
     network = toys.toy_network(apply=apply)
     with pytest.raises(ValueError, match="scores are not finite in batch 0"):

@@ -82,7 +82,7 @@ def test_documented_commands_and_weights_exist():
 
 WEIGHTLESS = ("network.weights=", "data.image_size=64", "report.photos=1")
 ONE_STEP = ("train.batch_size=2", "train.stages[0].epochs=1", "train.stages[1].epochs=1")
-ONE_BATCH = ("batch_size=2", "pair_chunk=2", "mask_chunk=16", "present=annotated")
+ONE_BATCH = ("batch_size=2", "mask_chunk=16", "present=annotated")
 
 
 @pytest.fixture(scope="module")

@@ -162,48 +162,6 @@ def test_more_labels_than_are_differentiated_at_once(network, images):
                 np.testing.assert_allclose(maps[method][b, label], expected, **CLOSE)
 
 
-class ExecutionCounter:
-    """`apply` that counts images each time that the compiled program runs it."""
-
-    def __init__(self):
-        self.sizes = []
-
-    def __call__(self, variables, images, perturbations=None):
-        jax.debug.callback(lambda seen: self.sizes.append(len(seen)), images)
-        return toys.toy_apply(variables, images, perturbations)
-
-
-@pytest.mark.parametrize("num_labels", [1, 20])
-def test_one_forward_pass_serves_all_labels_and_methods(num_labels, images):
-    counter = ExecutionCounter()
-    explain_fn = mj.make_explain_fn(toys.toy_network(apply=counter), KERNEL + GRADIENT)
-    jax.block_until_ready(explain_fn(toys.toy_variables(num_labels=num_labels), images))
-    jax.effects_barrier()
-    assert counter.sizes == [4]
-
-
-def test_score_cam_forwards_each_live_mask_once(images, variables, twins, all_maps):
-    """Not once a label; none of flat channels; none of images that only fill up a batch."""
-    counter = ExecutionCounter()
-    explain_fn = mj.make_explain_fn(toys.toy_network(apply=counter), "score_cam", mask_chunk=3)
-    alive = np.array([(np.ptp(twin.taps["late"], axis=(0, 1)) > 0).sum() for twin in twins])
-    assert alive[0] == 0 < alive[1] < toys.CHANNELS["late"]
-    for valid in ([True] * 4, [False, False, True, False], [True, False, False, False]):
-        counter.sizes.clear()
-        maps, _ = explain_fn(variables, images, None, np.array(valid))
-        jax.effects_barrier()
-        assert counter.sizes == [4] + [3] * -(-alive[valid].sum() // 3)
-        np.testing.assert_allclose(
-            maps[np.array(valid)], all_maps[0]["score_cam"][valid], atol=1e-6
-        )
-
-
-@pytest.mark.parametrize("mask_chunk", [1, 64])
-def test_the_chunk_of_score_cam_changes_nothing(mask_chunk, network, variables, images, all_maps):
-    maps, _ = mj.explain(network, variables, images, method="score_cam", mask_chunk=mask_chunk)
-    np.testing.assert_allclose(maps, all_maps[0]["score_cam"], atol=1e-6)
-
-
 def test_the_backbone_is_not_differentiated(variables, images):
     @jax.custom_vjp
     def backbone(images):
@@ -333,8 +291,6 @@ def test_sharded_maps_are_the_unsharded_ones(network, variables, images, all_map
     np.testing.assert_allclose(logits, all_maps[1], atol=1e-6)
     for name in ALL:
         np.testing.assert_allclose(maps[name], all_maps[0][name], atol=1e-6, err_msg=name)
-    with pytest.raises(ValueError, match="3 rows cannot be split evenly over 4 devices"):
-        mj.make_explain_fn(network, "cam", mesh=mesh)(variables, images[:3])
 
 
 def test_groups_of_methods_share_passes():
@@ -354,6 +310,23 @@ NAMES = "cam, grad_cam, grad_cam_plus_plus, score_cam, minmax_cam, d_minmax_cam,
         ({"tap": "middle", "method": "grad_cam"}, "unknown tap 'middle'; taps: early, late"),
         ({"tap": "early"}, "minmax_cam explains the last tap 'late' only, not 'early'"),
         ({"mask_chunk": 0}, "mask_chunk must be at least 1, not 0"),
+        (
+            {"method": "score_cam", "channels": 0},
+            "channels must be an integer of at least 1, not 0",
+        ),
+        (
+            {"method": "score_cam", "clusters": 0},
+            "clusters must be an integer of at least 1, not 0",
+        ),
+        (
+            {"method": "score_cam", "channels": 2, "clusters": 2},
+            "channels=2 and clusters=2 exclude each other",
+        ),
+        (
+            {"method": "cam", "channels": 2},
+            "channels and clusters are for masking methods, and there is none among cam",
+        ),
+        ({"clusters": 2}, "for masking methods, and there is none among minmax_cam"),
         (
             {"present": np.ones((4, 3), bool)},
             r"present has shape \(4, 3\), the logits have \(4, 4\)",

@@ -40,7 +40,6 @@ def launch(workdir, *arguments):
             "train.plateau_patience=1",
             "train.save_seconds=0.7",
             "evaluate.batch_size=4",
-            "evaluate.pair_chunk=8",
             "evaluate.mask_chunk=16",
             f"evaluate.methods={METHODS}",
             "evaluate.present=annotated",
@@ -107,6 +106,7 @@ def trained(workdir):
 def evaluated(workdir):
     folder = workdir / "regularised"
     evaluation = json.loads((folder / "evaluation.json").read_text())
+    del evaluation["seconds"]
     for result in evaluation["methods"].values():
         del result["seconds"]
     with np.load(folder / "gallery.npz") as gallery:

@@ -36,27 +36,44 @@ def test_rows_of_this_process_become_the_whole_batch():
     there = parallel.put(mesh, batch)
     assert {shard.data.shape for shard in there["image"].addressable_shards} == {(2, 3)}
     assert len(there["labels"].sharding.device_set) == 4
-    back = parallel.fetch(mesh, there)
-    assert isinstance(back["image"], np.ndarray)
-    jax.tree.map(np.testing.assert_array_equal, back, batch)
+    jax.tree.map(np.testing.assert_array_equal, there, batch)
     alone = parallel.put(None, batch)
     assert alone["image"].sharding.device_set == {jax.devices()[0]}
     with pytest.raises(ValueError, match="6 rows cannot be split evenly over 4 devices"):
         parallel.put(mesh, np.ones((6, 2)))
 
 
-@pytest.mark.parametrize("ahead", [0, 1, 3])
-def test_batches_are_put_ahead_in_order(ahead):
-    asked = []
+@pytest.mark.parametrize("number", [0, 1, 3, 9])
+def test_items_are_drawn_ahead_in_order(number):
+    drawn = []
 
-    def batches():
-        for number in range(5):
-            asked.append(number)
-            yield {"x": np.full(2, number)}
+    def items():
+        for item in range(5):
+            drawn.append(item)
+            yield item
 
-    put = parallel.put_ahead(None, batches(), lambda batch: batch["x"], ahead=ahead)
-    assert next(put).tolist() == [0, 0] and len(asked) == 1 + ahead
-    assert [array.tolist() for array in put] == [[number] * 2 for number in range(1, 5)]
+    ahead = parallel.ahead(items(), number)
+    assert next(ahead) == 0 and len(drawn) == min(5, 1 + number)
+    assert list(ahead) == [1, 2, 3, 4]
+
+
+def test_split_rows_gives_each_device_its_own_rows():
+    """Rows stay where they are: what a device computes is the function of its own rows alone."""
+    mesh = parallel.make_mesh(jax.devices()[:4])
+
+    def function(shared, rows):
+        return {"sum": (rows["x"] + shared).sum(axis=1), "seen": jnp.full(len(rows["x"]), 7)}
+
+    rows = {"x": parallel.put(mesh, np.arange(24.0, dtype=np.float32).reshape(8, 3))}
+    out = jax.jit(parallel.split_rows(mesh, function))(np.float32(1), rows)
+    np.testing.assert_array_equal(out["sum"], np.arange(24).reshape(8, 3).sum(axis=1) + 3)
+    assert {shard.data.shape for shard in out["sum"].addressable_shards} == {(2,)}
+    assert parallel.split_rows(None, function) is function
+
+
+def test_one_process_exchanges_with_itself():
+    assert parallel.exchange(b"a\0b") == [b"a\0b"]
+    assert parallel.local_mesh().devices.tolist() == jax.devices()
 
 
 def test_rows_that_fill_all_devices():

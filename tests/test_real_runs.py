@@ -31,7 +31,6 @@ def train_and_score(real_data, workdir, source, options, validation):
     config.train.cache_features = True
     config.evaluate.methods = ("cam", "minmax_cam")
     config.evaluate.batch_size = 16
-    config.evaluate.pair_chunk = 16
     config.evaluate.present = "annotated"
     config.report.photos = 2
     folder = run(config, workdir) / "default"

@@ -29,7 +29,6 @@ def tiny_config():
     config.train.batch_size = 8
     config.train.stages = [{"epochs": 2, "learning_rate": 0.1, "unfrozen": 1.0}]
     config.evaluate.batch_size = 4
-    config.evaluate.pair_chunk = 8
     config.evaluate.mask_chunk = 16
     config.evaluate.methods = METHODS
     config.evaluate.present = "annotated"
@@ -68,7 +67,7 @@ def test_results_have_the_promised_form(finished):
         assert len(classification["label_names"]) == 10
         assert set(classification["f2"]) == {"macro", "micro", "weighted", "per_label"}
         evaluation = json.loads((finished / variant / "evaluation.json").read_text())
-        assert set(evaluation) == {"label_names", "settings", "methods"}
+        assert set(evaluation) == {"label_names", "settings", "passes", "seconds", "methods"}
         assert evaluation["settings"]["images"] == 10
         assert evaluation["settings"]["images_skipped"] == 0
         assert tuple(evaluation["methods"]) == METHODS
@@ -167,8 +166,6 @@ def photos(tmp_path):
     [
         ("train", {"batch_size": 12}, "train.batch_size over train.accumulate: 12 rows"),
         ("train", {"batch_size": 16, "accumulate": 4}, "over train.accumulate: 4 rows"),
-        ("evaluate", {"mask_chunk": 3}, "evaluate.mask_chunk: 3 rows"),
-        ("evaluate", {"pair_chunk": 3}, "evaluate.pair_chunk: 6 rows"),
     ],
 )
 def test_rows_that_the_devices_cannot_share(tmp_path, section, fields, message):

@@ -1,4 +1,8 @@
-"""Sums per label: the state that all scores of pairs (image, label) share."""
+"""Sums per label: the state that all scores of pairs (image, label) share.
+
+Scores are made on devices in float32; their sums are kept on the host in float64, so that millions
+of pairs lose nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -18,39 +21,36 @@ class Score(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Total and number of defined scores for each row, `(rows,)` each."""
+    """Total and number of defined scores for each row, `(rows,)` float64 each."""
 
-    total: jax.Array
-    count: jax.Array
+    total: np.ndarray
+    count: np.ndarray
 
 
 def zero(names: Sequence[str], num_rows: int) -> dict[str, Sums]:
-    """Empty sums: `{name: Sums}` of float32 zeros `(num_rows,)`."""
-    empty = jnp.zeros(num_rows, jnp.float32)
-    return {name: Sums(empty, empty) for name in names}
+    """Empty sums: `{name: Sums}` of zeros `(num_rows,)`."""
+    return {name: Sums(np.zeros(num_rows), np.zeros(num_rows)) for name in names}
 
 
-def add(
-    sums: dict[str, Sums], scores: dict[str, Score], rows: jax.Array, valid: jax.Array
-) -> dict[str, Sums]:
+def add(sums: dict[str, Sums], scores: dict[str, Score], rows: np.ndarray) -> dict[str, Sums]:
     """Adds the scores of `n` pairs to their rows.
 
     Args:
       sums: state, from `zero`.
       scores: `{name: Score}` of arrays `(n,)`.
       rows: `(n,)` int, the row of each pair.
-      valid: `(n,)` bool; pairs that only fill up a batch are False.
 
     Returns:
       The new state.
     """
 
     def one(name):
-        value, defined = scores[name]
-        weight = valid & defined
+        value, defined = (np.asarray(array, np.float64) for array in scores[name])
+        total, count = sums[name]
+        weights = np.where(defined > 0, value, 0)
         return Sums(
-            sums[name].total.at[rows].add(jnp.where(weight, value, 0)),
-            sums[name].count.at[rows].add(weight.astype(jnp.float32)),
+            total + np.bincount(rows, weights, minlength=len(total)),
+            count + np.bincount(rows, defined, minlength=len(count)),
         )
 
     return {name: one(name) for name in sums}

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from minmax_jax.cams.maps import normalize_maps
 from minmax_jax.data import images as images_lib
-from minmax_jax.explain import group_methods, make_explain_fn
+from minmax_jax.explain import make_explain_fns
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.photos.listing import assign_folders, owner_of
 from minmax_jax.photos.write import Explanation, Photo, percent, remove_partial, write_photo
@@ -57,7 +57,9 @@ def explain_photos(
     batch_size: int = 8,
     image_size: int | None = None,
     resize: str = "letterbox",
-    mask_chunk: int = 64,
+    mask_chunk: int | None = None,
+    channels: int | None = None,
+    clusters: int | None = None,
     progress: bool = True,
 ) -> list[Skipped]:
     """Explains photos; each gets a folder in `directory` (`write.write_photo`).
@@ -76,7 +78,7 @@ def explain_photos(
       batch_size: photos in one forward pass.
       image_size: side of the network's square input in pixels; by default the network's own.
       resize: "letterbox" shows the network the whole photo, "crop" its centred square.
-      mask_chunk: masked images in one forward pass of Score-CAM.
+      mask_chunk, channels, clusters: as in `explain`.
       progress: whether to show a progress bar.
 
     Returns:
@@ -96,9 +98,16 @@ def explain_photos(
     decode = functools.partial(
         decode_photo, size=size, resize=resize, preprocess=network.preprocess
     )
-    explainer = _Explainer(
-        network, variables, methods, select, activation, label_names, mask_chunk, batch_size
+    explain_fns = make_explain_fns(
+        network,
+        methods,
+        select=select,
+        activation=activation,
+        mask_chunk=mask_chunk,
+        channels=channels,
+        clusters=clusters,
     )
+    explainer = _Explainer(explain_fns, variables, methods, activation, label_names, batch_size)
     skipped: list[Skipped] = []
     bar = tqdm(
         desc="photos",
@@ -176,20 +185,13 @@ def _readable(decoded, skipped, bar) -> Iterator[Photo]:
 class _Explainer:
     """Batches of photos through the network; while one is there, the next is put together."""
 
-    def __init__(
-        self, network, variables, methods, select, activation, label_names, mask_chunk, batch_size
-    ):
+    def __init__(self, explain_fns, variables, methods, activation, label_names, batch_size):
+        self.explain_fns = tuple(explain_fns.values())
         self.variables = jax.device_put(variables)
         self.methods = tuple(dict.fromkeys(methods))
         self.activation = activation
         self.label_names = label_names
         self.batch_size = batch_size
-        self.explain_fns = [
-            make_explain_fn(
-                network, group, select=select, activation=activation, mask_chunk=mask_chunk
-            )
-            for group in group_methods(self.methods)
-        ]
 
     def run(self, photos: Iterable[Photo]) -> Iterator[tuple[Photo, Explanation | None]]:
         """Photos with their explanations; None where the logits are not finite."""

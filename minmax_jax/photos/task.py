@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from minmax_jax import files
 from minmax_jax.data import images as images_lib
-from minmax_jax.explain import ACTIVATIONS, group_methods, make_explain_fn
+from minmax_jax.explain import ACTIVATIONS, group_methods, make_explain_fns
 from minmax_jax.photos import labels as labels_lib
 from minmax_jax.photos.listing import find_photos, printable
 from minmax_jax.photos.page import write_page
@@ -66,9 +66,9 @@ def _prepare_explain(config: ConfigDict, workdir: pathlib.Path) -> Callable[[], 
     )
     names = _names(config, loaded, logits.shape[1])
     select = _policy(config, activation, names)
-    options = {"select": select, "activation": activation, "mask_chunk": config.mask_chunk}
-    for group in group_methods(config.methods):
-        make_explain_fn(network, group, **options)
+    options = {"select": select, "activation": activation}
+    options |= {field: config[field] or None for field in ("mask_chunk", "channels", "clusters")}
+    make_explain_fns(network, config.methods, **options)  # raises
 
     def explain() -> None:
         for note in loaded.notes:

@@ -80,7 +80,8 @@ class Trainer:
         while now.stage < len(self.stages):
             number, phase = now.stage, self._phase()
             start = now.epoch * phase.batches.steps + now.epoch_step
-            stream = parallel.put_ahead(self.mesh, phase.batches.from_batch(start), _arrays)
+            batches = phase.batches.from_batch(start)
+            stream = parallel.ahead(parallel.put(self.mesh, _arrays(batch)) for batch in batches)
             with contextlib.closing(stream):
                 while now.stage == number:
                     self._train_epoch(phase, stream)

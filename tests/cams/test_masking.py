@@ -50,17 +50,17 @@ recorder = Recorder()
 
 
 @functools.cache
-def compiled(scores, chunk_size):
+def compiled(scores, **options):
     return jax.jit(
         lambda images, activations, valid: masking.score_cam_weights(
-            scores, images, activations, valid=valid, chunk_size=chunk_size
+            scores, images, activations, valid=valid, **options
         )
     )
 
 
-def run(images, activations, *, chunk_size, valid=(True, True), scores=recorder):
+def run(images, activations, *, valid=(True, True), scores=recorder, **options):
     recorder.chunks.clear()
-    weights = np.asarray(compiled(scores, chunk_size)(images, activations, np.array(valid)))
+    weights = np.asarray(compiled(scores, **options)(images, activations, np.array(valid)))
     jax.effects_barrier()
     return weights
 
@@ -156,3 +156,122 @@ def test_derivative_at_zero_is_finite():
     ones = jax.tree.map(jnp.ones_like, zeros)
     value, tangent = jax.jit(lambda x, t: jax.jvp(weights, x, t))(zeros, ones)
     assert np.isfinite(value).all() and np.isfinite(tangent).all()
+
+
+def most_varied(activations, n):
+    """The `n` live channels of one image with the highest standard deviation."""
+    spread = [np.std(channel.astype(float)) for channel in np.moveaxis(activations, -1, 0)]
+    live = [k for k in range(len(spread)) if spread[k] > 0]
+    return sorted(live, key=lambda k: -spread[k])[:n]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_channels_with_the_highest_standard_deviation(example, expected, channels):
+    """The others weigh 0 and are not forwarded."""
+    weights = run(*example, chunk_size=1, channels=channels)
+    kept = [most_varied(activations, channels) for activations in example[1]]
+    for image in range(2):
+        for channel in range(5):
+            wanted = expected[image, channel] if channel in kept[image] else np.zeros(4)
+            np.testing.assert_allclose(weights[image, channel], wanted, atol=2e-6)
+    assert len(recorder.chunks) == sum(map(len, kept)) == min(channels, 4) + min(channels, 3)
+    assert channels != 2 or kept == [[0, 4], [1, 4]]  # not the first ones
+
+
+@pytest.mark.parametrize("channels", [4, 5, 100])
+def test_as_many_channels_as_are_live_are_the_exact_weights(example, channels):
+    exact = run(*example, chunk_size=4)
+    np.testing.assert_array_equal(run(*example, chunk_size=4, channels=channels), exact)
+
+
+def test_channels_that_barely_live_come_before_flat_ones(example):
+    """Their variance is less than the smallest number."""
+    images, activations = example
+    activations = np.where(np.arange(5) == 4, 1e-30 * activations, 0).astype(np.float32)
+    weights = run(images, activations, chunk_size=1, channels=1)
+    assert (weights[..., 4, :] > 0).all() and (weights[..., :4, :] == 0).all()
+    assert len(recorder.chunks) == 2
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """Channels of three shapes, whatever their scale, and a flat one."""
+    rng = np.random.default_rng(3)
+    images = rng.normal(size=(2, *SIZE, 3)).astype(np.float32)
+    shapes = rng.uniform(size=(2, 3, 4, 3))
+    channels = shapes[..., [0, 1, 2, 1, 0, 1]] + 0.03 * rng.normal(size=(2, 3, 4, 6))
+    channels *= [1, 10, 2, 0.1, 5, 3]
+    return images, np.concatenate([channels, np.ones((2, 3, 4, 1))], axis=-1).astype(np.float32)
+
+
+GROUPS = ((0, 4), (1, 3, 5), (2,))
+
+
+def test_clusters_share_the_weight_of_their_mean_mask(alike):
+    """One forward pass a cluster; flat channels weigh 0."""
+    images, activations = alike
+    weights = run(images, activations, chunk_size=1, clusters=3)
+    assert weights.shape == (2, 7, 4) and len(recorder.chunks) == 2 * 3
+    for image in range(2):
+        for group in GROUPS:
+            maps = [reference.normalize(activations[image, ..., k].astype(float)) for k in group]
+            mask = reference.normalize(reference.resize(np.mean(maps, axis=0), SIZE))
+            masked = images[image].astype(float) * mask[..., None]
+            for k in group:
+                np.testing.assert_allclose(
+                    weights[image, k], reference.sigmoid(logits64(masked)), atol=5e-6
+                )
+    np.testing.assert_array_equal(weights[:, 6], 0)
+
+
+def test_permuted_channels_have_permuted_weights(alike):
+    images, activations = alike
+    order = [3, 6, 0, 5, 2, 1, 4]
+    for options in ({"clusters": 2}, {"channels": 3}, {}):
+        weights = run(images, activations, chunk_size=4, **options)
+        permuted = run(images, activations[..., order], chunk_size=4, **options)
+        np.testing.assert_allclose(permuted, weights[:, order], atol=2e-6)
+
+
+@pytest.mark.parametrize("clusters", [5, 8, 100])
+def test_a_cluster_for_each_channel_gives_the_exact_weights(example, expected, clusters):
+    """Of the channels given twice, two have one forward pass."""
+    images, activations = example
+    weights = run(images, np.tile(activations, 2), chunk_size=1, clusters=clusters)
+    np.testing.assert_allclose(weights, np.tile(expected, (1, 2, 1)), atol=5e-6)
+    assert len(recorder.chunks) == NUM_LIVE
+
+
+def test_clusters_of_images_that_are_not_valid_are_not_forwarded(alike):
+    both = run(*alike, chunk_size=1, clusters=2)
+    one = run(*alike, chunk_size=1, clusters=2, valid=(False, True))
+    assert len(recorder.chunks) == 2
+    np.testing.assert_array_equal(one[0], np.zeros((7, 4)))
+    np.testing.assert_array_equal(one[1], both[1])
+
+
+def test_labels_of_clusters(alike):
+    every = run(*alike, chunk_size=4, clusters=2)
+    labels = jnp.array([[2, 0], [1, 3]])
+    chosen = jax.jit(
+        lambda images, activations: masking.score_cam_weights(
+            recorder, images, activations, labels=labels, clusters=2, chunk_size=4
+        )
+    )(*alike)
+    for image in range(2):
+        np.testing.assert_allclose(chosen[image], every[image][:, labels[image]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 0}, "channels must be an integer of at least 1, not 0"),
+        ({"clusters": -1}, "clusters must be an integer of at least 1, not -1"),
+        ({"clusters": 2.5}, "clusters must be an integer of at least 1, not 2.5"),
+        ({"channels": 3, "clusters": 2}, "channels=3 and clusters=2 exclude each other"),
+    ],
+)
+def test_errors(example, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        masking.score_cam_weights(network, *example, chunk_size=4, **options)
+    assert "\n" not in str(error.value)

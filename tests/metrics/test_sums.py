@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import jax
 import numpy as np
 
 from minmax_jax.metrics import sums
@@ -8,7 +7,6 @@ from minmax_jax.metrics.sums import Score, Sums
 
 NAMES = ("a", "b")
 NUM_ROWS = 3
-add = jax.jit(sums.add)
 
 
 def _pairs(seed, number=6):
@@ -17,15 +15,15 @@ def _pairs(seed, number=6):
         name: Score(rng.normal(size=number).astype(np.float32), rng.uniform(size=number) < 0.7)
         for name in NAMES
     }
-    return scores, rng.integers(0, NUM_ROWS, number), rng.uniform(size=number) < 0.7
+    return scores, rng.integers(0, NUM_ROWS, number)
 
 
 def _expected(*batches):
     totals = {name: np.zeros((2, NUM_ROWS)) for name in NAMES}
-    for scores, rows, valid in batches:
+    for scores, rows in batches:
         for name in NAMES:
-            for value, defined, row, is_valid in zip(*scores[name], rows, valid, strict=True):
-                if defined and is_valid:
+            for value, defined, row in zip(*scores[name], rows, strict=True):
+                if defined:
                     totals[name][:, row] += float(value), 1
     return totals
 
@@ -33,26 +31,34 @@ def _expected(*batches):
 def _assert_same(state, expected):
     assert tuple(state) == NAMES
     for name in NAMES:
-        np.testing.assert_allclose(np.stack(state[name]), expected[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(np.stack(state[name]), expected[name], rtol=1e-14, atol=1e-14)
 
 
 def test_sums_are_kept_by_row():
     zero = sums.zero(NAMES, NUM_ROWS)
     _assert_same(zero, _expected())
     first, second = _pairs(0), _pairs(1)
-    state = add(zero, *first)
+    state = sums.add(zero, *first)
     _assert_same(state, _expected(first))
-    _assert_same(add(state, *second), _expected(first, second))
-    _assert_same(sums.merge(state, add(zero, *second)), _expected(first, second))
+    _assert_same(sums.add(state, *second), _expected(first, second))
+    _assert_same(sums.merge(state, sums.add(zero, *second)), _expected(first, second))
+    _assert_same(zero, _expected())  # as it was
+    _assert_same(sums.add(state, *_pairs(2, 0)), _expected(first))
 
 
-def test_scores_that_do_not_count_may_be_anything():
-    """A pair that fills up a batch, or that a metric is not defined on, may hold NaN."""
+def test_millions_of_small_scores_are_not_lost():
+    """float32 would stop at 2**24."""
+    state = {"a": Sums(np.array([2.0**24]), np.array([2.0**24]))}
+    state = sums.add(state, {"a": Score(np.float32([1]), np.array([True]))}, np.array([0]))
+    assert state["a"].total[0] == state["a"].count[0] == 2**24 + 1
+
+
+def test_scores_that_are_not_defined_may_be_anything():
     scores = {
-        name: Score(np.array([2, np.nan, np.nan], np.float32), np.array([True, True, False]))
+        name: Score(np.array([2, np.nan, np.inf], np.float32), np.array([True, False, False]))
         for name in NAMES
     }
-    state = add(sums.zero(NAMES, 1), scores, np.zeros(3, int), np.array([True, False, True]))
+    state = sums.add(sums.zero(NAMES, 1), scores, np.zeros(3, int))
     for name in NAMES:
         assert (float(state[name].total[0]), float(state[name].count[0])) == (2, 1)
 

@@ -130,6 +130,19 @@ def test_which_labels(tmp_path, folder, loaded, fields, activation, labels):
     assert counts == labels
 
 
+def test_score_cam_whatever_its_chunk(tmp_path, folder, loaded):
+    """Chosen by the program, or given."""
+    found = []
+    for mask_chunk in (0, 5):
+        workdir = tmp_path / str(mask_chunk)
+        fields = {"methods": ("score_cam",), "mask_chunk": mask_chunk, "labels": "0,1,2,3"}
+        run(config_for(folder / "000.png", **fields), workdir)
+        with np.load(workdir / "photos" / "000" / "maps.npz") as arrays:
+            found.append(arrays["maps/score_cam"])
+    assert config_for(folder).mask_chunk == 0 and found[0].max() > 0.01
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
+
+
 def test_probabilities_are_those_of_the_activation(tmp_path, folder, loaded):
     found = {}
     for activation in ("softmax", "sigmoid"):
@@ -185,6 +198,7 @@ def test_no_photo_can_be_read(tmp_path, folder, loaded):
         ({"names": "none.txt"}, "cannot read names of labels from none.txt"),
         ({"top": 0}, "at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"mask_chunk": -1}, "mask_chunk must be at least 1, not -1"),
         ({"task": "photo"}, "unknown task 'photo'; tasks: experiment, photos"),
     ],
 )

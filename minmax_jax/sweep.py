@@ -1,0 +1,282 @@
+"""The work of an evaluation: maps of each image, then masked passes of all pairs, in full chunks.
+
+Each step only queues work for the devices and hands on what will be there; results are looked at
+when the next step's work is queued already. Batches are cut into pieces of one size, so that
+Score-CAM's many passes come in portions, between which a run is seen to move and can be saved.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minmax_jax import memory, parallel
+from minmax_jax.approximation import approximation_error
+from minmax_jax.cams import maps as map_ops
+from minmax_jax.explain import METHODS, make_explain_fns
+from minmax_jax.metrics import localization, masking, sums
+from minmax_jax.metrics.sums import Score
+from minmax_jax.models.network import Network, Variables
+from minmax_jax.packing import pack
+from minmax_jax.perturb import make_fill
+from minmax_jax.predict import fill_up
+from minmax_jax.sweep_state import Place, State
+
+# Passes of Score-CAM through the network in one piece, at least: its last one is not full.
+_PASSES = 64
+# Masked images that one program scores on each device, chunk by chunk, at least.
+_MASKED = 64
+
+Batch = Mapping[str, np.ndarray]
+
+
+class Piece(NamedTuple):
+    """Some images of a batch, and what is made of them.
+
+    Attributes:
+      batch, row: where it begins.
+      images: how many there are; further rows of the arrays only fill them up.
+      of: images of the whole batch.
+      arrays: `images (r H W 3)`, `present (r c)` and `masks (r H W)` or None; once explained, also
+        `maps (m r c h w)` and `logits (r c)`.
+      made: maps by group of methods made in one pass, once explained.
+    """
+
+    batch: int
+    row: int
+    images: int
+    of: int
+    arrays: dict[str, Any]
+    made: dict[tuple[str, ...], Any]
+
+
+class Sweep:
+    """Scores the pairs of batches; holds what stays the same from batch to batch.
+
+    Attributes:
+      read: batches of which all maps are made, the last one maybe in part.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        variables: Variables,
+        first: Batch,
+        *,
+        methods: tuple[str, ...],
+        switches: Any,
+        mask_chunk: int | None,
+        approximate: dict[str, int | None],
+        rows: int | None,
+        mesh: jax.sharding.Mesh | None,
+    ):
+        self.network, self.methods, self.switches, self.mesh = network, methods, switches, mesh
+        self.variables = parallel.replicate(mesh, variables)
+        self.approximate, self.mask_chunk = approximate, mask_chunk
+        self.has_masks = "mask" in first
+        self.read = 0.0
+        self.explain_fns = make_explain_fns(
+            network, methods, mask_chunk=mask_chunk, mesh=mesh, **approximate
+        )
+        image = jax.ShapeDtypeStruct(first["image"].shape[1:], jnp.float32)
+        chunk = mask_chunk or memory.images_at_once(network.apply, variables, image, mesh=mesh)
+        devices = 1 if mesh is None else mesh.size
+        at_once = max(1, chunk // 2)  # pairs: each is two masked images
+        self.size = devices * at_once * max(1, _MASKED // (2 * at_once))
+        self.score_fn = _score_fn(network, switches, at_once, mesh)
+        self.rows = rows or self._piece_rows(first["image"], chunk * devices)
+
+    def _piece_rows(self, images: np.ndarray, chunk: int) -> int:
+        """Images of a piece: a batch's, or as many as fill enough of Score-CAM's passes."""
+        rows = len(images)
+        if any(METHODS[name].family == "masking" for name in self.methods):
+            _, taps = jax.eval_shape(self.network.apply, self.variables, images)
+            channels = taps[self.network.taps[-1]].shape[-1]
+            masks = min([channels, *filter(None, self.approximate.values())])
+            rows = min(rows, -(-_PASSES * chunk // masks))
+        devices = 1 if self.mesh is None else self.mesh.size
+        return max(1, -(-rows // devices)) * devices
+
+    def scores(
+        self, batches: Iterable[Batch], state: State
+    ) -> Iterator[tuple[dict[str, Score], np.ndarray]]:
+        """Scores of the pairs not counted in `state`, in chunks; notes in it what was read.
+
+        Args:
+          batches: from the one on in which `state` goes on.
+
+        Yields:
+          `{metric: Score}` of numpy arrays `(n,)`, and the rows `(n,)` of the sums they belong to.
+
+        Raises:
+          ValueError: for batches of the wrong form, and logits that are not finite.
+        """
+        lap = _Lap()
+        pieces = parallel.ahead(map(self._put, self._pieces(batches, state.places[0])))
+        explained = parallel.ahead(map(self._explain, pieces))
+        chunks = pack(self._pairs(explained, state, lap), _gather, self.size, mesh=self.mesh)
+        for scores, index in parallel.ahead(map(self._score, chunks)):
+            number = len(index)
+            scores = {
+                name: Score(*(np.asarray(x)[:number] for x in scores[name])) for name in scores
+            }
+            state.spend(self.methods, lap())
+            state.padding += 2 * (self.size - number)
+            method, _, label = index.T
+            yield scores, method * self.num_labels + label
+
+    def _pieces(self, batches, place) -> Iterator[Piece]:
+        for number, batch in enumerate(batches, place.batch):
+            arrays = self._checked(batch, number)
+            images = len(arrays["images"])
+            for row in range(place.row if number == place.batch else 0, images, self.rows):
+                part = jax.tree.map(lambda x, row=row: x[row : row + self.rows], arrays)
+                yield Piece(number, row, len(part["images"]), images, part, {})
+
+    def _checked(self, batch, number):
+        if "image" not in batch:
+            raise ValueError(f"batch {number} has no image, only {', '.join(batch) or 'nothing'}")
+        images, present = batch["image"], None
+        if self.switches.present == "annotated":
+            if "labels" not in batch:
+                raise ValueError(f'present="annotated" needs labels, and batch {number} has none')
+            present = np.asarray(batch["labels"], bool)
+        masks = batch.get("mask")
+        if self.has_masks != (masks is not None):
+            raise ValueError(f"some batches have masks and some have none (batch {number})")
+        if masks is not None and masks.shape != images.shape[:3]:
+            raise ValueError(f"batch {number} has masks {masks.shape} for images {images.shape}")
+        return {"images": images, "present": present, "masks": masks}
+
+    def _put(self, piece: Piece) -> Piece:
+        filled = jax.tree.map(lambda x: fill_up(x, self.rows), piece.arrays)
+        return piece._replace(arrays=parallel.put(self.mesh, filled))
+
+    def _explain(self, piece: Piece) -> Piece:
+        arrays = piece.arrays
+        valid = np.arange(self.rows) < piece.images
+        made, logits = {}, None
+        for group, explain_fn in self.explain_fns.items():
+            made[group], logits = explain_fn(
+                self.variables, arrays["images"], arrays["present"], valid
+            )
+        maps = {name: maps for group in made.values() for name, maps in group.items()}
+        stacked = _stack([maps[name] for name in self.methods])
+        return piece._replace(arrays=arrays | {"maps": stacked, "logits": logits}, made=made)
+
+    def _pairs(self, explained, state, lap) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+        """The arrays of each piece, and which pairs (method, image, label) `(n 3)` to score."""
+        place, counted = state.places[0], state.counted
+        for piece in explained:
+            for group, maps in piece.made.items():
+                jax.block_until_ready(maps)
+                state.spend(group, lap())
+            arrays = piece.arrays
+            logits = np.asarray(arrays["logits"])[: piece.images]
+            if not np.isfinite(logits).all():
+                raise ValueError(f"the network's logits are not finite in batch {piece.batch}")
+            present = logits > 0
+            if arrays["present"] is not None:
+                present = np.asarray(arrays["present"])[: piece.images]
+            self.num_labels = logits.shape[1]
+            if state.sums is None:
+                names = masking.METRICS + (localization.SUMS if self.has_masks else ())
+                state.sums = sums.zero(names, len(self.methods) * self.num_labels)
+            if any(self.approximate.values()) and state.approximation is None:
+                state.approximation = self._error(arrays["images"], present)
+            pairs = np.argwhere(present)
+            index = np.concatenate(
+                [np.insert(pairs, 0, number, axis=1) for number in range(len(self.methods))]
+            ).astype(np.int32)
+            yield arrays, index[max(0, counted - place.pairs) :]
+            done = piece.row + piece.images
+            self.read = piece.batch + done / piece.of
+            place = Place(
+                *((piece.batch, done) if done < piece.of else (piece.batch + 1, 0)),
+                place.images + piece.images,
+                place.pairs + len(index),
+            )
+            state.read_to(place)
+
+    def _error(self, images, present):
+        return approximation_error(
+            self.network,
+            self.variables,
+            images,
+            present=fill_up(present, self.rows),
+            valid=np.arange(self.rows) < len(present),
+            mask_chunk=self.mask_chunk,
+            mesh=self.mesh,
+            **self.approximate,
+        )
+
+    def _score(self, chunk):
+        pairs, index = chunk
+        return self.score_fn(self.variables, pairs), index
+
+
+class _Lap:
+    """Called, gives the seconds since its last call."""
+
+    def __init__(self):
+        self.last = time.monotonic()
+
+    def __call__(self) -> float:
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
+
+
+_stack = jax.jit(jnp.stack)
+
+
+def _gather(arrays, index):
+    """What it takes to score pairs (method, image, label) `(n 3)`: a tree of `(n ...)`."""
+    method, image, label = index.T
+    logits = arrays["logits"][image]
+    return {
+        "image": arrays["images"][image],
+        "map": arrays["maps"][method, image, label],
+        "probabilities": jax.nn.sigmoid(logits),
+        "present": logits > 0 if arrays["present"] is None else arrays["present"][image],
+        "label": label,
+        "mask": None if arrays["masks"] is None else arrays["masks"][image],
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _score_fn(network, switches, at_once, mesh):
+    """Jitted: variables and pairs, as `_gather` gives them, to `{metric: Score}` of `(n,)`."""
+    make_filling = make_fill(switches.fill, network.preprocess)
+    pair_scores = functools.partial(masking.pair_scores, others=switches.others)
+    locate = functools.partial(localization.pair_scores, threshold=switches.threshold)
+
+    def score(variables, pairs):
+        images = pairs["image"]
+        seen = pairs["map"]
+        if switches.normalize_at == "activation":
+            seen = map_ops.normalize_maps(seen)
+        seen = map_ops.resize_maps(seen, images.shape[1:3])
+        if switches.normalize_at == "input":
+            seen = map_ops.normalize_maps(seen)
+        weights = jnp.stack([seen, 1 - seen], axis=1)[..., None]
+        masked = weights * images[:, None] + (1 - weights) * make_filling(images)[:, None]
+        logits, _ = network.apply(variables, masked.reshape(-1, *images.shape[1:]))
+        kept, dropped = jnp.moveaxis(jax.nn.sigmoid(logits).reshape(len(images), 2, -1), 1, 0)
+        label, present = pairs["label"], pairs["present"]
+        scores = jax.vmap(pair_scores)(pairs["probabilities"], kept, dropped, label, present)
+        if pairs["mask"] is not None:
+            scores |= jax.vmap(locate)(seen, pairs["mask"], label)
+        return scores
+
+    def chunk_by_chunk(variables, pairs):
+        cut = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), pairs)
+        scores = jax.lax.map(functools.partial(score, variables), cut)
+        return jax.tree.map(jnp.ravel, scores)
+
+    return jax.jit(parallel.split_rows(mesh, chunk_by_chunk))
