@@ -1,81 +1,55 @@
 """Cost of an explanation in forward passes of the same batch, per method, for 1 and 20 labels.
 
-    python -m benchmarks.explain [--network mobilenet_v2] [--batch 8] [--size 224] [--json FILE]
+    python -m benchmarks.explain [--networks mobilenet_v2,resnet50] [--batch 8] [--json FILE]
 
-Every method serves all labels of the image, so 20 labels should cost what 1 does. Score-CAM
-forwards one masked image per live channel; its figure is the cost per masked image, on one image.
+Every method serves all labels of the image, so 20 labels should cost what 1 does. The methods are
+those of the last layer; what Score-CAM costs is told by `benchmarks.score_cam`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
-import numpy as np
 
 from benchmarks import harness
-from minmax_jax import METHODS, NETWORKS, create_network, make_explain_fn
-from minmax_jax.cams.maps import is_flat
+from minmax_jax import METHODS, make_explain_fn
 
-# What the last layer's methods may cost beside the forward pass they contain.
-_GOAL = 1.05
+# What one method, and all together, may cost with 20 labels, the forward pass included.
+_GOALS = {"one": 1.05, "all": 1.2}
+
+LAST_LAYER = tuple(name for name in METHODS if METHODS[name].family != "masking")
 
 
-def main() -> None:
-    parser = harness.parser(__doc__)
-    parser.add_argument("--network", choices=NETWORKS, default="mobilenet_v2")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = harness.parser(__doc__, networks="mobilenet_v2,resnet50")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=0, help="pixels; 0 is the network's own")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     rows = []
     for num_labels in (1, 20):
-        network = create_network(options.network, num_labels=num_labels)
-        variables = network.init(jax.random.key(0))
-        size = options.size or network.image_size
-        shape = (options.batch, size, size, 3)
-        images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-        rows += _shared_pass(network, variables, images, num_labels, options.repeats)
-        rows += _masked_passes(network, variables, images, num_labels, options.repeats)
-    harness.report(rows, options.json)
+        for network, variables, size in harness.each_network(options, num_labels=num_labels):
+            images = jax.device_put(harness.random_images(options.batch, size))
+            rows += _rows(network, variables, images, num_labels, options.repeats)
+    harness.report(rows, options)
 
 
-def _shared_pass(network, variables, images, num_labels, repeats):
-    """Methods that share the image's own forward pass."""
-    names = [name for name in METHODS if METHODS[name].family != "masking"]
-    fns = {name: make_explain_fn(network, name) for name in names}
-    fns["all of these together"] = make_explain_fn(network, names)
-    forward = jax.jit(lambda variables, images: network.apply(variables, images)[0])
+def _rows(network, variables, images, num_labels, repeats) -> list[harness.Row]:
+    fns = {name: make_explain_fn(network, name) for name in LAST_LAYER}
+    fns["all seven together"] = make_explain_fn(network, LAST_LAYER)
+    fns["forward"] = harness.forward_fn(network)
     calls = {name: lambda fn=fn: fn(variables, images) for name, fn in fns.items()}
-    times = harness.seconds(
-        {"forward": lambda: forward(variables, images)} | calls, repeats=repeats
-    )
+    times = harness.seconds(calls, repeats=repeats)
+    bare = times.pop("forward")
+    labels = f"{num_labels} label{'s' if num_labels > 1 else ''}"
     return [
         harness.Row(
-            f"{name}, {num_labels} labels",
-            times[name] / times["forward"],
+            f"{network.name}, {name}, {labels}",
+            time / bare,
             "forward passes",
-            _GOAL if name in names else 1.2,
+            _GOALS["one" if name in METHODS else "all"] if num_labels == 20 else None,
         )
-        for name in fns
+        for name, time in times.items()
     ]
-
-
-def _masked_passes(network, variables, images, num_labels, repeats):
-    """Score-CAM of one image, per masked image."""
-    image, chunk = images[:1], 32
-    forward = jax.jit(lambda variables, images: network.apply(variables, images)[0])
-    activations = network.apply(variables, image)[1][network.taps[-1]]
-    live = int((~is_flat(np.moveaxis(activations, -1, 1))).sum())
-    explain_fn = make_explain_fn(network, "score_cam", mask_chunk=chunk)
-    same = np.broadcast_to(image, (chunk, *image.shape[1:]))
-    times = harness.seconds(
-        {
-            "forward": lambda: forward(variables, same),
-            "score_cam": lambda: explain_fn(variables, image),
-        },
-        repeats=min(repeats, 3),
-    )
-    per_mask = times["score_cam"] / live / (times["forward"] / chunk)
-    what = f"score_cam, {num_labels} labels, per mask of {live}"
-    return [harness.Row(what, per_mask, "forward passes", 1 / 0.97)]
 
 
 if __name__ == "__main__":

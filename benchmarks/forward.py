@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -25,13 +26,13 @@ _GOALS = {"resnet50": 1.1, "mobilenet_v2": 1.5, "efficientnet_b0": 1.5}
 _PASSES = ("forward", "training step")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--networks", default=",".join(_GOALS))
     parser.add_argument("--batches", default="1,8,32", help="images in a batch")
     parser.add_argument("--passes", default=",".join(_PASSES))
     parser.add_argument("--size", type=int, default=224, help="pixels")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     rows = []
     for name in options.networks.split(","):
         for batch in map(int, options.batches.split(",")):
@@ -40,7 +41,7 @@ def main() -> None:
                 what = f"{name}, {kind}, batch {batch}, {1e3 * times['ours']:.0f} ms"
                 ratio = times["ours"] / times["torch"]
                 rows.append(harness.Row(what, ratio, "of torch's time", _GOALS.get(name)))
-    harness.report(rows, options.json)
+    harness.report(rows, options, peers=("torch", "torchvision"))
 
 
 def _times(name, batch, size, kind, repeats):
@@ -57,7 +58,7 @@ def _times(name, batch, size, kind, repeats):
 
 def _forward(network, images, labels):
     del labels
-    forward = jax.jit(lambda variables, images: network.apply(variables, images)[0])
+    forward = harness.forward_fn(network)
     variables, images = network.init(jax.random.key(0)), jax.device_put(images)
     return lambda: forward(variables, images)
 
@@ -110,19 +111,30 @@ def _torch_forward(model, images, labels):
 
     del labels
     images = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
-    # As in a trained network, activations neither grow nor vanish: denormals would slow torch down.
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    model.train()
-    model(images)
-    model.eval()
+    settle_statistics(model, images)
 
     def run():
         with torch.inference_mode():
             return model(images).numpy()
 
     return run
+
+
+def settle_statistics(model, images):
+    """Leaves the model in inference mode, with the batch statistics of these images.
+
+    As in a trained network, activations then neither grow nor vanish: denormals would slow torch
+    down.
+    """
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()
+    with torch.no_grad():
+        model(images)
+    model.eval()
 
 
 def torch_train(model, images, labels):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -38,20 +39,20 @@ _TASKS = (
 _GOAL = 0.8
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__)
     default = [name for name in ("mobilenet_v2", "resnet50") if name in NETWORKS]
     parser.add_argument("--networks", default=",".join(default), help="names with commas")
     parser.add_argument("--photos", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         paths = _make_photos(pathlib.Path(folder, "photos"), options.photos)
         rows += _profile(paths[:8], pathlib.Path(folder), options.repeats)
         for name in options.networks.split(","):
             rows += _network_rows(name, paths, pathlib.Path(folder), options)
-    harness.report(rows, options.json)
+    harness.report(rows, options)
 
 
 def _make_photos(folder: pathlib.Path, number: int) -> list[str]:
@@ -105,7 +106,7 @@ def _network_rows(name, paths, folder, options) -> list[harness.Row]:
     size = network.image_size
     images = np.random.default_rng(0).uniform(-1, 1, (options.batch, size, size, 3))
     images = images.astype(np.float32)
-    forward = jax.jit(lambda variables, images: network.apply(variables, images)[0])
+    forward = harness.forward_fn(network)
 
     def pass_all() -> None:
         for _ in range(0, len(paths), options.batch):

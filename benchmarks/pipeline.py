@@ -15,7 +15,7 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -29,7 +29,7 @@ _SIZES = (224, 512)
 _GOAL = 0.8
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     cores = os.cpu_count() or 1
     parser = harness.parser(__doc__)
     parser.add_argument("--folder", help="JPEG files; windows of two photographs by default")
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=cores, help="worker processes")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--batches", type=int, default=8, help="batches a timing")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as root:
         folder = pathlib.Path(options.folder or pathlib.Path(root, "photos")).absolute()
@@ -53,7 +53,7 @@ def main() -> None:
         )
         for size in _SIZES:
             rows += _size_rows(source, paths, size, cores, options)
-    harness.report(rows, options.json)
+    harness.report(rows, options)
 
 
 def make_photos(folder: pathlib.Path, number: int) -> None:

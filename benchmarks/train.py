@@ -15,7 +15,7 @@ import importlib.util
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,26 +33,27 @@ from minmax_jax.train.step import make_optimizer, make_step_fn, trained
 _NUM_LABELS, _SIZE = 20, 224
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--network", default="resnet50")
     parser.add_argument("--batch", type=int, default=16, help="images in a batch")
     parser.add_argument("--photos", type=int, default=256, help="JPEG files of the epoch; 0: none")
-    options = parser.parse_args()
-    rows = _step_rows(options)
+    options = parser.parse_args(argv)
+    has_torch = importlib.util.find_spec("torchvision") is not None
+    rows = _step_rows(options, has_torch)
     if options.photos:
         rows += [_wait_row(workers, options) for workers in (0, os.cpu_count() or 1)]
-    harness.report(rows, options.json)
+    harness.report(rows, options, peers=("torch",) if has_torch else ())
 
 
-def _step_rows(options) -> list[harness.Row]:
+def _step_rows(options, has_torch) -> list[harness.Row]:
     network = create_network(options.network, num_labels=_NUM_LABELS)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(options.batch, _SIZE, _SIZE, 3)).astype(np.float32)
     labels = rng.random((options.batch, _NUM_LABELS)) < 0.1
     variables = network.init(jax.random.key(0))
     features = jnp.zeros((options.batch, network.head_kernel(variables).shape[0]))
-    passes = jax.jit(lambda variables, images: network.apply(variables, images)[0])
+    passes = harness.forward_fn(network)
     on_device = jax.device_put(images)
     functions = {
         "forward": lambda: passes(variables, on_device),
@@ -60,7 +61,6 @@ def _step_rows(options) -> list[harness.Row]:
         "head": _step(network, variables, on_device, labels, unfrozen=0.0),
         "cached": _step(head_network(network), variables, features, labels, unfrozen=0.0),
     }
-    has_torch = importlib.util.find_spec("torchvision") is not None
     if has_torch:
         model = forward.torch_model(options.network)
         functions["torch"] = forward.torch_train(model, images, labels.astype(np.float32))

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
 
-# Stays in a CPU's cache: 8 images at a time cost less each than 32.
-_ON_CPU = 8
+# Measured on CPUs: 8 images of MobileNetV2 or ResNet-50 at a time cost less each than 32, 64 of a
+# network with a hundredth of their working set less than 8.
+_CPU_BYTES, _CPU_LARGEST = 80 << 20, 64
 _WITHOUT_STATISTICS = 32
 _SMALLEST, _LARGEST = 8, 256
 # Of the free memory, and of the largest step: what lives beside it (a residual branch, copies in
@@ -29,8 +30,9 @@ def images_at_once(
     """Images in one forward pass on each device; may be called inside `jit`.
 
     On accelerators the largest power of two of images whose working set fits a quarter of the free
-    memory, from 8 to 256; on CPUs, 8. Devices of a mesh are taken to be alike. Processes that share
-    a mesh must choose alike, so they leave out what each has in use.
+    memory, from 8 to 256; on CPUs from 8 to 64, few enough to stay near a cache. Devices of a mesh
+    are taken to be alike. Processes that share a mesh must choose alike, so they leave out what
+    each has in use.
 
     Args:
       apply: `(variables, images (b H W 3)) -> ...`.
@@ -43,16 +45,18 @@ def images_at_once(
     """
     device = (jax.local_devices() if mesh is None else mesh.local_devices)[0]
     if device.platform == "cpu":
-        return _ON_CPU
+        return _power_of_two(_CPU_BYTES / working_set(apply, variables, image), _CPU_LARGEST)
     statistics = device.memory_stats()
     if not statistics or "bytes_limit" not in statistics:
         return _WITHOUT_STATISTICS
     in_step = mesh is not None and mesh.is_multi_process
     in_use = 0 if in_step else statistics.get("bytes_in_use", 0)
     free = max(statistics["bytes_limit"] - in_use, 0)
-    number = int(_SHARE * free / (_SAFETY * working_set(apply, variables, image)))
-    number = min(max(number, _SMALLEST), _LARGEST)
-    return 2 ** (number.bit_length() - 1)
+    return _power_of_two(_SHARE * free / (_SAFETY * working_set(apply, variables, image)), _LARGEST)
+
+
+def _power_of_two(number: float, largest: int) -> int:
+    return 2 ** (int(min(max(number, _SMALLEST), largest)).bit_length() - 1)
 
 
 def working_set(apply: Callable[..., Any], variables: Any, image: Any) -> int:

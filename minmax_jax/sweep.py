@@ -80,6 +80,7 @@ class Sweep:
         self.variables = parallel.replicate(mesh, variables)
         self.approximate, self.mask_chunk = approximate, mask_chunk
         self.has_masks = "mask" in first
+        self.is_masking = any(METHODS[name].family == "masking" for name in methods)
         self.read = 0.0
         self.explain_fns = make_explain_fns(
             network, methods, mask_chunk=mask_chunk, mesh=mesh, **approximate
@@ -95,7 +96,7 @@ class Sweep:
     def _piece_rows(self, images: np.ndarray, chunk: int) -> int:
         """Images of a piece: a batch's, or as many as fill enough of Score-CAM's passes."""
         rows = len(images)
-        if any(METHODS[name].family == "masking" for name in self.methods):
+        if self.is_masking:
             _, taps = jax.eval_shape(self.network.apply, self.variables, images)
             channels = taps[self.network.taps[-1]].shape[-1]
             masks = min([channels, *filter(None, self.approximate.values())])
@@ -119,7 +120,8 @@ class Sweep:
         """
         lap = _Lap()
         pieces = parallel.ahead(map(self._put, self._pieces(batches, state.places[0])))
-        explained = parallel.ahead(map(self._explain, pieces))
+        # Two pieces of Score-CAM at work at once would only take memory.
+        explained = parallel.ahead(map(self._explain, pieces), 0 if self.is_masking else 1)
         chunks = pack(self._pairs(explained, state, lap), _gather, self.size, mesh=self.mesh)
         for scores, index in parallel.ahead(map(self._score, chunks)):
             number = len(index)

@@ -16,7 +16,7 @@ from tests.evaluate_loop import evaluate_loop
 
 evaluate_module = importlib.import_module("minmax_jax.evaluate")  # mj.evaluate is the function
 SIZES = (3, 3, 1)
-evaluate = functools.partial(mj.evaluate, progress=False)
+evaluate = functools.partial(mj.evaluate, progress=False, mask_chunk=8)
 
 
 def preprocess(images):

@@ -89,8 +89,8 @@ def test_the_chunk_of_score_cam_changes_nothing(mask_chunk, network, variables, 
         (4, 8, 1, [8] * 3),
         (2, 1, 8, [8, 8]),
         (2, 2, 8, [16]),
-        (4, None, 1, [8] * 3),  # a CPU
-        (4, None, 2, [12] * 2),
+        (4, None, 1, [24]),  # a small network on a CPU
+        (4, None, 2, [24]),
     ],
 )
 def test_chunks(number, mask_chunk, devices, sizes, variables):

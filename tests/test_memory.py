@@ -107,9 +107,18 @@ def choose(*devices, apply=plain, variables=KERNEL, image=IMAGE, in_step=False):
 
 
 def test_devices_without_numbers():
-    assert images_at_once(plain, KERNEL, IMAGE) == 8  # the CPU of the tests
     assert choose(device(None)) == 32
-    assert choose(device(1 << 40, platform="cpu")) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "number"),
+    [("scenes_resnet", 96, 64), ("mobilenet_v2", 224, 8), ("resnet50", 512, 8)],
+)
+def test_on_cpus_small_networks_see_more_at_once(name, size, number):
+    network = mj.create_network(name, num_labels=3)
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    assert images_at_once(network.apply, variables, image) == number
 
 
 @pytest.mark.parametrize("number", [8, 16, 128, 256])
