@@ -121,8 +121,8 @@ def evaluate(
       have masks, of `localized_pairs` per label. `passes` counts `images`, `masked` passes of pairs
       (two each) and the `padding` that filled up the last of their chunks. A method's `seconds` are
       those of making its maps (methods made in one pass share them evenly) and of its masked
-      passes. Approximated Score-CAM has its `approximation`: the options and what
-      `approximation_error` says.
+      passes. Of approximated Score-CAM the settings have its option and what
+      `approximation_error` says of the first images.
 
     Raises:
       ValueError: for unknown methods and switches, batches of the wrong form, another number of
@@ -226,6 +226,9 @@ def _result(state, methods, switches, label_names, approximate):
         raise ValueError("there is nothing to evaluate: no batch was given")
     images = state.places[-1].images
     settings = dataclasses.asdict(switches) | {"images": images}
+    if any(approximate.values()):
+        chosen = {name: number for name, number in approximate.items() if number}
+        settings["score_cam"] = chosen | {"error": state.approximation}
     label_names = _label_names(state, methods, label_names)
     num_labels = len(label_names)
     results = {}
@@ -245,8 +248,6 @@ def _result(state, methods, switches, label_names, approximate):
         }
         for part in ("macro", "micro"):
             result[part] = {metric: _or_none(value) for metric, value in scores[part].items()}
-        if state.approximation and METHODS[name].family == "masking":
-            result["approximation"] = approximate | state.approximation
         results[name] = result | {"seconds": state.seconds[name]}
     passes = {"images": images, "masked": 2 * state.counted, "padding": state.padding}
     return {

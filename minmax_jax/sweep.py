@@ -79,19 +79,20 @@ class Sweep:
         self.network, self.methods, self.switches, self.mesh = network, methods, switches, mesh
         self.variables = parallel.replicate(mesh, variables)
         self.approximate, self.mask_chunk = approximate, mask_chunk
-        self.has_masks = "mask" in first
+        self.has_masks, self.image_shape = "mask" in first, np.shape(first.get("image"))[1:]
         self.is_masking = any(METHODS[name].family == "masking" for name in methods)
         self.read = 0.0
         self.explain_fns = make_explain_fns(
             network, methods, mask_chunk=mask_chunk, mesh=mesh, **approximate
         )
-        image = jax.ShapeDtypeStruct(first["image"].shape[1:], jnp.float32)
+        images = self._checked(first, 0)["images"]
+        image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
         chunk = mask_chunk or memory.images_at_once(network.apply, variables, image, mesh=mesh)
         devices = 1 if mesh is None else mesh.size
         at_once = max(1, chunk // 2)  # pairs: each is two masked images
         self.size = devices * at_once * max(1, _MASKED // (2 * at_once))
         self.score_fn = _score_fn(network, switches, at_once, mesh)
-        self.rows = rows or self._piece_rows(first["image"], chunk * devices)
+        self.rows = rows or self._piece_rows(images, chunk * devices)
 
     def _piece_rows(self, images: np.ndarray, chunk: int) -> int:
         """Images of a piece: a batch's, or as many as fill enough of Score-CAM's passes."""
@@ -145,6 +146,10 @@ class Sweep:
         if "image" not in batch:
             raise ValueError(f"batch {number} has no image, only {', '.join(batch) or 'nothing'}")
         images, present = batch["image"], None
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"batch {number} has images {images.shape[1:]}, the first had {self.image_shape}"
+            )
         if self.switches.present == "annotated":
             if "labels" not in batch:
                 raise ValueError(f'present="annotated" needs labels, and batch {number} has none')

@@ -222,6 +222,27 @@ def test_everything_is_compiled_once_a_shape(sweep, network, examples):
     assert compiled != [] and network.apply.traces > traces
 
 
+@pytest.mark.parametrize("options", [{"channels": 2}, {"clusters": 2}])
+def test_approximations_tell_their_error(options, network, variables, examples, whole, tmp_path):
+    batches = cut(examples)
+    found = evaluate(network, variables, batches, methods=METHODS, **options)
+    piece = batches[0]["image"]
+    error = mj.approximation_error(network, variables, piece, mask_chunk=8, **options)
+    told = found["settings"].pop("score_cam")
+    assert told == options | {"error": error} and error["maps"] > 0 and error["mean"] > 1e-3
+    assert found["settings"] == whole["settings"]
+    exact, approximate = (result["methods"] for result in (whole, found))
+    assert_same(approximate["d_minmax_cam"], exact["d_minmax_cam"], 1e-5)
+    assert approximate["score_cam"]["macro"] != exact["score_cam"]["macro"]
+    # A run that goes on knows the error from before, and does not take exact results for its own.
+    path = tmp_path / "state.npz"
+    evaluate(network, variables, batches, methods=METHODS, state_path=path, **options)
+    again = evaluate(network, variables, iter(batches), methods=METHODS, state_path=path, **options)
+    assert again["settings"]["score_cam"] == told
+    evaluate(network, variables, batches, methods=METHODS, state_path=path)
+    assert_same(evaluate(network, variables, batches, methods=METHODS, state_path=path), whole, 0)
+
+
 class Interrupted(Exception):
     pass
 
@@ -425,6 +446,10 @@ def test_wrong_label_names_do_not_cost_a_whole_sweep(network, variables, example
             {"mask": np.zeros((3, 8, 8), np.uint8)},
             r"batch 1 has masks \(3, 8, 8\) for images \(3, 8,",
         ),
+        (
+            {"image": np.zeros((3, 8, 8, 3), np.float32), "mask": np.zeros((3, 8, 8), np.uint8)},
+            r"batch 1 has images \(8, 8, 3\), the first had \(8, 12, 3\)",
+        ),
         ({"image": np.full((3, 8, 12, 3), 3e38, np.float32)}, "logits are not finite in batch 1"),
     ],
 )
@@ -434,6 +459,11 @@ def test_batches_of_the_wrong_form(change, message, network, variables, examples
     with pytest.raises(ValueError, match=message) as error:
         evaluate(network, variables, [first, second], methods=METHODS, present="annotated")
     assert "\n" not in str(error.value)
+
+
+def test_a_first_batch_without_images(network, variables, examples):
+    with pytest.raises(ValueError, match="batch 0 has no image, only labels"):
+        evaluate(network, variables, [{"labels": examples["labels"]}], methods=METHODS)
 
 
 def test_scores_that_are_not_finite(variables, examples):
