@@ -8,15 +8,18 @@ Images are float32 `(b H W 3)`, preprocessed; maps `(b c h w)`, one for every la
 
 from minmax_jax.approximation import approximation_error
 from minmax_jax.cams.maps import normalize_maps, resize_maps
+from minmax_jax.cams.method import Method
 from minmax_jax.evaluate import evaluate
 from minmax_jax.explain import METHODS, explain, make_explain_fn
 from minmax_jax.models import NETWORKS, Network, create_network
+from minmax_jax.multi_layer import make_multi_layer_fn, multi_layer_cam
 from minmax_jax.select import DetectedLabels, NamedLabels, TopLabels
 
 __all__ = [
     "METHODS",
     "NETWORKS",
     "DetectedLabels",
+    "Method",
     "NamedLabels",
     "Network",
     "TopLabels",
@@ -25,6 +28,8 @@ __all__ = [
     "evaluate",
     "explain",
     "make_explain_fn",
+    "make_multi_layer_fn",
+    "multi_layer_cam",
     "normalize_maps",
     "resize_maps",
 ]

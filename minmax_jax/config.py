@@ -24,6 +24,7 @@ def default_config() -> ConfigDict:
     config.network.head = "dense"  # minmax_jax.models.HEADS
     config.network.alpha = 1.0  # factor of the regularised kernel
     config.network.dropout = 0.0  # before the head
+    config.network.attention = "none"  # minmax_jax.models.ATTENTIONS
     config.network.weights = ""  # file or address (docs/weights.md); "" starts from scratch
     config.network.style = ""  # minmax_jax.models.styles_of; "" is that of the weights
     config.network.dtype = "float32"  # or "bfloat16": of the computation up to the head
@@ -49,10 +50,13 @@ def default_config() -> ConfigDict:
         {"epochs": 30, "learning_rate": 0.1, "unfrozen": 0.0},
         {"epochs": 80, "learning_rate": 0.01, "unfrozen": 0.6},
     ]
+    config.train.loss = "sigmoid"  # or "softmax": of images with one label
+    config.train.optimizer = "sgd"  # or "adam"
     config.train.momentum = 0.9
     config.train.weight_decay = 0.0
     config.train.plateau_patience = 3
     config.train.plateau_factor = 0.5
+    config.train.restore = True  # the best weights, when the learning rate falls
     config.train.early_stop = 20
     config.train.frozen_statistics = False
     config.train.accumulate = 1  # parts of a batch, one after the other, to save memory
@@ -88,6 +92,54 @@ def default_config() -> ConfigDict:
     config.report.photos = 8  # in the gallery
 
     config.variants = ConfigDict({"default": {}})
+    return config
+
+
+def pairs_config() -> ConfigDict:
+    """A config of the task `pairs` with every field: those of `default_config`, and more."""
+    config = default_config()
+    config.task = "pairs"
+    config.title = "Representative classes"
+    config.data.classes = ()  # names of those to take; () is all that the source has
+
+    # The network of all classes (Meng et al., section 4.2).
+    config.train.batch_size = 24
+    config.train.stages = [{"epochs": 200, "learning_rate": 1e-4, "unfrozen": 1.0}]
+    config.train.loss = "softmax"
+    config.train.optimizer = "adam"
+    config.train.restore = False
+    config.train.plateau_patience = 5
+    config.train.early_stop = 200
+
+    config.pairs = ConfigDict()  # minmax_jax.pairs
+    # What minmax_jax.pairs.select_classes takes; () trains no pairs.
+    config.pairs.modes = (
+        "random",
+        "rank-a",
+        "rank-b",
+        "cluster-1",
+        "cluster-2",
+        "cluster-3",
+        "cluster-4",
+    )
+    config.pairs.similarity_from = ""  # variant whose network tells the similarity; "" is the own
+    config.pairs.num_clusters = 4
+    config.pairs.min_size = 1  # classes in a cluster
+    config.pairs.restarts = 32
+    config.pairs.single_label = False  # whether pairs see images with a single label alone
+    config.pairs.frozen = False  # whether only the heads of pairs are trained, on cached features
+    config.pairs.learning_rate = 1e-4
+    config.pairs.accuracy = 0.95  # at which a pair is done
+    config.pairs.max_epochs = 10
+    config.pairs.batch_size = 24
+    config.pairs.side_by_side = 0  # pairs trained at once; 0 suits the device
+
+    config.evaluate = ConfigDict()
+    config.evaluate.methods = ("cam", "grad_cam")  # of the network of all classes
+    config.evaluate.batch_size = 16
+    config.evaluate.threshold = 0.15
+
+    config.report.mode = "cluster-1"  # of the photos in the gallery
     return config
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from minmax_jax import parallel, preemption
-from minmax_jax.explain import METHODS, make_explain_fn
+from minmax_jax.explain import make_explain_fn, supported_methods
 from minmax_jax.metrics import localization, masking
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.perturb import make_fill
@@ -82,7 +82,7 @@ def evaluate(
     variables: Variables,
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     mask_chunk: int | None = None,
     channels: int | None = None,
@@ -102,7 +102,7 @@ def evaluate(
         void). Images all of one shape, `b` is free. Of several processes each gives its own rows,
         and all must call. An object with `from_batch(start)` skips what a former run has done
         without making it.
-      methods: names in `METHODS`.
+      methods: names in `METHODS`; by default all that the network supports.
       label_names: one a label; by default their indices.
       mask_chunk, channels, clusters: as in `explain`; the chunk is also that of the masked passes
         by which pairs are scored. Of approximated Score-CAM the error on a sample is told.
@@ -136,7 +136,7 @@ def evaluate(
             + ", ".join(field.name for field in dataclasses.fields(Switches))
         )
     switches = Switches(**switches)
-    methods = tuple(dict.fromkeys(methods))
+    methods = tuple(dict.fromkeys(supported_methods(network) if methods is None else methods))
     approximate = {"channels": channels, "clusters": clusters}
     make_explain_fn(network, methods, mask_chunk=mask_chunk, mesh=mesh, **approximate)  # raises
     choices = methods, dataclasses.asdict(switches), approximate, parallel.shard()

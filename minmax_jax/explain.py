@@ -7,7 +7,6 @@ passes over masked images. Methods that are asked for together share one forward
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,34 +16,20 @@ import jax.numpy as jnp
 
 from minmax_jax import memory, parallel
 from minmax_jax.cams import gradients, masking, scores, weights
+from minmax_jax.cams.method import Method
+from minmax_jax.models.heads import ACOL
 from minmax_jax.models.network import Network, check_images
+from minmax_jax.pullback import (
+    at_least_float32,
+    forward,
+    gradient_maps,
+    kernel_maps,
+    label_maps,
+)
 from minmax_jax.select import AllLabels, Policy
-
-# Labels whose gradients are held at once: memory does not grow with the number of labels, and
-# what a few of them need stays in a CPU's cache.
-_LABEL_CHUNK = 4
 
 # What makes probabilities of logits `(b c)`.
 ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A score and a way to make a map of it.
-
-    Attributes:
-      family: "kernel", "gradient" or "masking".
-      score: `present (c,)` and `labels (n,)` to cotangents `(n c)`, or `(n 3 c)` for decomposed
-        scores; None for masking methods, which weigh channels by the label's own probability.
-      map: activations `(h w k)` and what the cotangents of one label were pulled back to (channel
-        weights `(k,)` or gradients `(h w k)`; three of them for decomposed scores) to a raw map
-        `(h w)`.
-    """
-
-    family: str
-    score: Callable[[jax.Array, jax.Array], jax.Array] | None
-    map: Callable[[jax.Array, jax.Array], jax.Array]
-
 
 METHODS: dict[str, Method] = {
     "cam": Method("kernel", scores.one_label, weights.cam),
@@ -55,6 +40,7 @@ METHODS: dict[str, Method] = {
     "d_minmax_cam": Method("kernel", scores.decomposed, weights.d_minmax_cam),
     "minmax_grad_cam": Method("gradient", scores.minmax, gradients.grad_cam),
     "d_minmax_grad_cam": Method("gradient", scores.decomposed, gradients.d_minmax_grad_cam),
+    "acol_cam": Method("kernel", scores.one_label, weights.acol_cam),
 }
 
 
@@ -63,7 +49,7 @@ def explain(
     variables: Any,
     images: jax.Array,
     *,
-    method: str = "minmax_cam",
+    method: str | Method = "minmax_cam",
     select: Policy | None = None,
     present: jax.Array | None = None,
     activation: str = "sigmoid",
@@ -81,7 +67,7 @@ def explain(
       network: one of `create_network`, or `Network(apply=..., taps=..., head_kernel=...)`.
       variables: what `network.apply` takes.
       images: `(b H W 3)` floating point, preprocessed.
-      method: a name in `METHODS`.
+      method: a name in `METHODS`, or a `Method`.
       select: which labels to explain: `TopLabels`, `DetectedLabels` or `NamedLabels` of
         `minmax_jax.select`, or any hashable function of that form. By default all `n = c`; with a
         choice, time and memory do not grow with `c`.
@@ -122,11 +108,11 @@ def explain(
 
 def make_explain_fn(
     network: Network,
-    method: str | Sequence[str],
+    method: str | Method | Sequence[str],
     *,
     select: Policy | None = None,
     activation: str = "sigmoid",
-    tap: str | None = None,
+    tap: str | Sequence[str] | None = None,
     mask_chunk: int | None = None,
     channels: int | None = None,
     clusters: int | None = None,
@@ -135,39 +121,58 @@ def make_explain_fn(
     """Builds the jitted function behind `explain`; the same arguments give the same function.
 
     Args:
-      network, select, activation, tap, mask_chunk, channels, clusters: see `explain`.
-      method: a name in `METHODS`; or several, which then share one forward pass.
+      network, select, activation, mask_chunk, channels, clusters: see `explain`.
+      method: a name in `METHODS`, or a `Method`; or several names, which then share one forward
+        pass.
+      tap: as in `explain`; or several, of which a gradient method needs one pullback a label.
       mesh: devices (`parallel.make_mesh`) over which images and Score-CAM's masked images are
         split. A batch that cannot be split evenly lies whole on every device; its masked images
         are split all the same.
 
     Returns:
       `(variables, images, present=None, valid=None) -> (maps, logits)`, and the selection with
-      `select`, as in `explain`; for several methods `maps` is a dict by name. `valid (b,)` bool is
-      False for images that only fill up a batch: Score-CAM leaves them out, and their maps mean
-      nothing.
+      `select`, as in `explain`. For several methods `maps` is a dict by name, for several taps one
+      by tap, for both `{name: {tap: (b n h w)}}`. `valid (b,)` bool is False for images that only
+      fill up a batch: Score-CAM leaves them out, and their maps mean nothing.
 
     Raises:
       ValueError: as `explain`.
     """
-    names = (method,) if isinstance(method, str) else tuple(method)
+    methods = _methods_by_name(method)
     tap = network.taps[-1] if tap is None else tap
-    _check_methods(network, names, tap)
+    taps = (tap,) if isinstance(tap, str) else tuple(tap)
+    _check_methods(network, methods, taps)
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; valid: {', '.join(ACTIVATIONS)}")
     if mask_chunk is not None and mask_chunk < 1:
         raise ValueError(f"mask_chunk must be at least 1, not {mask_chunk}")
     masking.check_approximation(channels, clusters)
-    masked = any(METHODS[name].family == "masking" for name in names)
+    masked = any(method.family == "masking" for method in methods.values())
     if not masked and (channels is not None or clusters is not None):
         raise ValueError(
             "channels and clusters are for masking methods, and there is none among "
-            + ", ".join(names)
+            + ", ".join(methods)
         )
     explain_fn = _explain_fn(
-        network, names, select, activation, tap, mask_chunk, channels, clusters, mesh
+        network,
+        tuple(methods.items()),
+        select,
+        activation,
+        taps,
+        mask_chunk,
+        channels,
+        clusters,
+        mesh,
     )
-    return explain_fn if not isinstance(method, str) else _single_fn(explain_fn, method)
+    one_method, one_tap = isinstance(method, str | Method), isinstance(tap, str)
+    return _simple_fn(
+        explain_fn, next(iter(methods)) if one_method else None, tap if one_tap else None
+    )
+
+
+def supported_methods(network: Network) -> tuple[str, ...]:
+    """Names of the methods that a network's head allows, in the order of `METHODS`."""
+    return tuple(name for name, method in METHODS.items() if not _why_not(network, name, method))
 
 
 def group_methods(methods: Sequence[str]) -> list[tuple[str, ...]]:
@@ -218,23 +223,28 @@ def make_explain_fns(
 
 
 @functools.lru_cache(maxsize=64)
-def _explain_fn(network, names, select, activation, tap, mask_chunk, channels, clusters, mesh):
+def _explain_fn(network, methods, select, activation, taps, mask_chunk, channels, clusters, mesh):
+    """The function whose maps are `{name: {tap: (b n h w)}}`."""
     policy = AllLabels() if select is None else select
 
     def explain_fn(variables, images, present=None, valid=None):
         check_images(images)
         images = parallel.split(mesh, images, or_whole=True)
-        activations, logits, pullback = _forward(network, variables, images, tap)
+        activations, logits, pullback = forward(network, variables, images, taps)
         selection = policy(logits)
         if present is not None:
             selection = selection._replace(present=_checked_present(present, logits))
 
         def make_maps(method):
             if method.family == "gradient":
-                return _gradient_maps(method, activations, pullback, selection)
+                return gradient_maps(method, activations, pullback, selection)
             if method.family == "kernel":
-                kernel = _at_least_float32(network.head_kernel(variables))
-                return _kernel_maps(method, activations, kernel, selection)
+                kernel = at_least_float32(network.head_kernel(variables))
+                last = taps[-1]
+                return {last: kernel_maps(method, activations[last], kernel, selection)}
+            return {tap: masking_maps(method, activations[tap]) for tap in taps}
+
+        def masking_maps(method, activations):
             b, *_, k = activations.shape
             per_device = mask_chunk or memory.images_at_once(
                 network.apply, variables, _shape_of_one(images), mesh=mesh
@@ -250,21 +260,25 @@ def _explain_fn(network, names, select, activation, tap, mask_chunk, channels, c
                 chunk_size=_chunk_size(b * min(k, channels or k, clusters or k), per_device, mesh),
                 split=functools.partial(parallel.split, mesh),
             )
-            return _label_maps(method, activations, jnp.moveaxis(channel_weights, -1, 1))
+            return label_maps(method, activations, jnp.moveaxis(channel_weights, -1, 1))
 
-        maps = {name: make_maps(METHODS[name]) for name in names}
+        maps = {name: make_maps(method) for name, method in methods}
         return (maps, logits) if select is None else (maps, logits, selection)
 
     return jax.jit(explain_fn)
 
 
 @functools.lru_cache(maxsize=64)
-def _single_fn(explain_fn, name):
-    def single_fn(variables, images, present=None, valid=None):
-        maps, *rest = explain_fn(variables, images, present, valid)
-        return maps[name], *rest
+def _simple_fn(explain_fn, name, tap):
+    """The same without the dicts of what there is only one of."""
 
-    return jax.jit(single_fn)
+    def simple_fn(variables, images, present=None, valid=None):
+        maps, *rest = explain_fn(variables, images, present, valid)
+        if tap is not None:
+            maps = {name: at_taps[tap] for name, at_taps in maps.items()}
+        return (maps if name is None else maps[name]), *rest
+
+    return jax.jit(simple_fn)
 
 
 def _shape_of_one(images):
@@ -278,80 +292,50 @@ def _chunk_size(masks, per_device, mesh):
     return -(-masks // (passes * devices)) * devices
 
 
-def _forward(network, variables, images, tap):
-    """Activations at the tap, logits, and the pullback from logits to the tap's gradients.
-
-    Only what lies behind the tap depends on the perturbation, so only that is differentiated. Maps
-    are sums of thousands of terms: what a network computes in fewer bits than float32 is widened.
-    """
-    shapes = jax.eval_shape(network.apply, variables, images)[1]
-    if tap not in shapes:
-        raise ValueError(
-            f"network.apply returns no activations {tap!r}; it returns: {', '.join(shapes)}"
-        )
-
-    def from_tap(perturbation):
-        logits, activations = network.apply(variables, images, {tap: perturbation})
-        return logits, activations[tap]
-
-    perturbation = jnp.zeros(shapes[tap].shape, shapes[tap].dtype)
-    logits, vjp, activations = jax.vjp(from_tap, perturbation, has_aux=True)
-
-    def pullback(cotangent):
-        return _at_least_float32(vjp(cotangent.astype(logits.dtype))[0])
-
-    return _at_least_float32(activations), _at_least_float32(logits), pullback
-
-
-def _at_least_float32(array):
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
-def _kernel_maps(method, activations, kernel, selection):
-    """Maps `(b n h w)` from a kernel `(k c)`."""
-    rows = jax.vmap(method.score)(selection.present, selection.labels)
-    channel_weights = jnp.einsum("kc,b...c->b...k", kernel, rows, precision="highest")
-    return _label_maps(method, activations, channel_weights)
-
-
-def _label_maps(method, activations, channel_weights):
-    """Maps `(b n h w)` from weights of the channels `(b n k)`, or `(b n 3 k)`."""
-    return jax.vmap(jax.vmap(method.map, in_axes=(None, 0)))(activations, channel_weights)
-
-
-def _gradient_maps(method, activations, pullback, selection):
-    """Maps `(b n h w)`, a chunk of labels at a time."""
-    rows = jnp.moveaxis(jax.vmap(method.score)(selection.present, selection.labels), 1, 0)
-    if rows.ndim == 4:  # (n b 3 c): three gradients a label
-        pullback = jax.vmap(pullback, in_axes=1, out_axes=1)
-
-    def label_maps(label_rows):
-        return jax.vmap(method.map)(activations, pullback(label_rows))
-
-    maps = jax.lax.map(label_maps, rows, batch_size=min(_LABEL_CHUNK, len(rows)))
-    return jnp.moveaxis(maps, 0, 1)
-
-
 def _checked_present(present, logits):
     if present.shape != logits.shape:
         raise ValueError(f"present has shape {present.shape}, the logits have {logits.shape}")
     return present.astype(bool)
 
 
-def _check_methods(network: Network, names: tuple[str, ...], tap: str) -> None:
+def _methods_by_name(method: str | Method | Sequence[str]) -> dict[str, Method]:
+    if isinstance(method, Method):
+        return {"the method given": method}
+    names = (method,) if isinstance(method, str) else tuple(method)
     _check_names(names)
-    if tap not in network.taps:
-        raise ValueError(f"unknown tap {tap!r}; taps: {', '.join(network.taps)}")
-    for name in names:
-        if METHODS[name].family != "kernel":
-            continue
-        if network.head_kernel is None:
+    return {name: METHODS[name] for name in names}
+
+
+def _check_methods(network: Network, methods: dict[str, Method], taps: tuple[str, ...]) -> None:
+    valid = ", ".join(network.taps)
+    if not taps or len(set(taps)) < len(taps):
+        raise ValueError(f"taps must be named, each once, not {taps}; taps: {valid}")
+    for tap in taps:
+        if tap not in network.taps:
+            raise ValueError(f"unknown tap {tap!r}; taps: {valid}")
+    last = network.taps[-1]
+    for name, method in methods.items():
+        if why_not := _why_not(network, name, method):
+            raise ValueError(why_not)
+        if method.family == "kernel" and taps != (last,):
+            other = next(tap for tap in taps if tap != last)
+            form = name.replace("cam", "grad_cam")
             raise ValueError(
-                f"{name} needs a head that is linear after pooling, and the network has no "
-                "head_kernel; use a gradient method"
+                f"{name} explains the last tap {last!r} only, not {other!r}; use "
+                + (form if form in METHODS else "a gradient method")
             )
-        if tap != network.taps[-1]:
-            raise ValueError(f"{name} explains the last tap {network.taps[-1]!r} only, not {tap!r}")
+
+
+def _why_not(network: Network, name: str, method: Method) -> str:
+    """Why a network does not support a method; "" if it does."""
+    if method.family == "kernel" and network.head_kernel is None:
+        return (
+            f"{name} needs a head that is linear after pooling, and the network has no "
+            "head_kernel; use a gradient method"
+        )
+    if name == "acol_cam" and network.taps[-1] != ACOL:
+        return f"acol_cam needs the head {ACOL!r}, and the network has another"
+    return ""
 
 
 def _check_names(names: Sequence[str]) -> None:

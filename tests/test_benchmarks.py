@@ -163,13 +163,14 @@ def test_a_new_process_has_devices_of_its_own():
 
 def test_explain_compares_with_the_forward_pass(toy, clock, rows):
     found = rows(explain, "--networks", "toy", "--batch", "2", "--size", "8")
-    # Two methods, both together, and the forward pass in the fourth place.
-    assert [row[2] for row in found] == [1 / 4, 2 / 4, 3 / 4] * 2
+    # Two methods, both together, the forward pass in the fourth place; with 1 label, a fifth.
+    assert [row[2] for row in found] == [1 / 4, 2 / 4, 3 / 4, 5 / 4, 1 / 4, 2 / 4, 3 / 4]
+    assert found[3][0] == "toy, multi_layer_cam, 1 label"
 
 
 def test_the_last_layer_has_seven_methods():
     assert len(explain.LAST_LAYER) == 7
-    assert set(explain.LAST_LAYER) == set(METHODS) - {"score_cam"}
+    assert set(explain.LAST_LAYER) == set(METHODS) - {"score_cam", "acol_cam"}
 
 
 def test_score_cam_compares_like_with_like(toy, clock, rows, monkeypatch):

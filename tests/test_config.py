@@ -15,7 +15,7 @@ from minmax_jax.run import TASKS
 from minmax_jax.train import Stage
 
 build = functools.cache(
-    lambda name, head, alpha: create_network(name, num_labels=3, head=head, alpha=alpha)
+    lambda name, **options: create_network(name, num_labels=3, **options)
 )
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("*.py"))
 
@@ -83,5 +83,6 @@ def test_experiment_is_locked_and_builds_its_networks(path):
     for name in config.get("variants", ()):
         variant = resolve_variant(config, name)
         options = variant.network
-        assert build(options.name, options.head, options.alpha).layers
+        fields = {field: options[field] for field in ("head", "alpha", "attention")}
+        assert build(options.name, **fields).layers
         assert all(Stage(**stage).epochs > 0 for stage in variant.train.stages)

@@ -90,7 +90,7 @@ ANNOTATED = {
     "threshold": 0.5,
 }
 SWITCHES = [
-    ({}, True, tuple(mj.METHODS)),
+    ({}, True, None),
     (ANNOTATED, True, ("d_minmax_cam", "grad_cam_plus_plus")),
     ({"fill": "blur", "normalize_at": "input"}, False, ("score_cam", "minmax_grad_cam")),
 ]
@@ -115,6 +115,7 @@ def test_scores(switches, with_masks, methods, network, variables, examples):
         "images": 7,
         **switches,
     }
+    methods = methods or tuple(name for name in mj.METHODS if name != "acol_cam")
     assert tuple(found["methods"]) == methods
     assert_same(found["methods"], evaluate_loop(variables, chosen, methods, **switches))
     seconds = [result["seconds"] for result in found["methods"].values()]

@@ -9,7 +9,8 @@ import pytest
 
 import minmax_jax as mj
 from minmax_jax import parallel
-from minmax_jax.explain import _LABEL_CHUNK, group_methods
+from minmax_jax.explain import group_methods
+from minmax_jax.pullback import LABEL_CHUNK
 from tests import reference, toys
 
 GRADIENT = ("grad_cam", "grad_cam_plus_plus", "minmax_grad_cam", "d_minmax_grad_cam")
@@ -52,7 +53,7 @@ def all_maps(network, variables, images):
 def test_maps_of_a_users_network(method, all_maps, twins):
     """All labels of all images: with none, one and three detected labels, and dead channels."""
     maps, logits = all_maps
-    assert set(ALL) == set(mj.METHODS)
+    assert set(ALL) == set(mj.METHODS) - {"acol_cam"}
     assert maps[method].shape == (4, toys.NUM_LABELS, 4, 6)
     assert maps[method].dtype == logits.dtype == np.float32
     np.testing.assert_allclose(logits, [twin.logits for twin in twins], **CLOSE)
@@ -150,7 +151,7 @@ def test_no_label_no_signal_no_nan(network, variables):
 
 def test_more_labels_than_are_differentiated_at_once(network, images):
     """The last chunk of labels is not full."""
-    number = _LABEL_CHUNK + 2
+    number = LABEL_CHUNK + 2
     variables = toys.toy_variables(num_labels=number)
     methods = ("d_minmax_grad_cam", "minmax_grad_cam")
     maps, _ = mj.make_explain_fn(network, methods, tap="early")(variables, images[1:3])

@@ -17,7 +17,7 @@ LOGITS = np.array(
     np.float32,
 )
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
-ALL = tuple(mj.METHODS)
+ALL = tuple(name for name in mj.METHODS if name != "acol_cam")
 
 
 def run(policy, logits=LOGITS):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from . import scores
+from . import maps, scores
 
 
 def cam(activations: jax.Array, weights: jax.Array) -> jax.Array:
@@ -38,3 +38,17 @@ def d_minmax_cam(activations: jax.Array, terms: jax.Array) -> jax.Array:
       `(h w)` raw map, not normalised.
     """
     return cam(activations, scores.recombine(terms))
+
+
+def acol_cam(activations: jax.Array, weights: jax.Array) -> jax.Array:
+    """Map of two classifiers, each on its own half of the channels (ACoL; Zhang et al. 2018).
+
+    Args:
+      activations: `(h w 2k)`.
+      weights: `(2k,)`, one weight a channel.
+
+    Returns:
+      `(h w)` in 0..1: of the two halves' maps, each rectified and normalised, the larger value.
+    """
+    halves = zip(jnp.split(activations, 2, axis=-1), jnp.split(weights, 2), strict=True)
+    return jnp.maximum(*(maps.normalize_maps(cam(*half)) for half in halves))

@@ -14,6 +14,7 @@ from typing import Any
 from minmax_jax.data import coco, folder, planet, scenes, tfds, voc
 from minmax_jax.data.augment import Augment
 from minmax_jax.data.pipeline import Batches, Source, batches
+from minmax_jax.data.store import Store, make_store
 
 SOURCES = {
     "scenes": scenes.Scenes,
@@ -24,7 +25,16 @@ SOURCES = {
     "tfds": tfds.Tfds,
 }
 
-__all__ = ["SOURCES", "Augment", "Batches", "Source", "batches", "create_source"]
+__all__ = [
+    "SOURCES",
+    "Augment",
+    "Batches",
+    "Source",
+    "Store",
+    "batches",
+    "create_source",
+    "make_store",
+]
 
 
 def create_source(name: str, split: str, /, **options: Any) -> Source:

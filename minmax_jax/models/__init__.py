@@ -7,12 +7,14 @@ import functools
 from collections.abc import Mapping
 
 from minmax_jax.models import efficientnet, mobilenet_v2, resnet, scenes_resnet, vgg
+from minmax_jax.models.attention import ATTENTIONS
 from minmax_jax.models.backbone import Backbone, Style
 from minmax_jax.models.heads import HEADS, check_head
 from minmax_jax.models.network import Network, from_module
 from minmax_jax.models.preprocess import Normalize
 
 __all__ = [
+    "ATTENTIONS",
     "DTYPES",
     "HEADS",
     "NETWORKS",
@@ -29,11 +31,13 @@ class _Entry:
     module: type[Backbone] | functools.partial
     image_size: int  # native, in pixels
     styles: Mapping[str, Style]
+    attends: bool = False  # whether it reads the field `attention`
 
 
 def _resnet(blocks, bottleneck=True):
     module = functools.partial(resnet.ResNet, blocks=blocks, bottleneck=bottleneck)
-    return _Entry(module, 224, resnet.STYLES if bottleneck else resnet.BASIC_STYLES)
+    styles = resnet.STYLES if bottleneck else resnet.BASIC_STYLES
+    return _Entry(module, 224, styles, attends=True)
 
 
 def _resnet_v2(blocks):
@@ -50,7 +54,7 @@ def _efficientnet(width, depth, image_size, styles=efficientnet.STYLES):
 
 
 _NETWORKS = {
-    "scenes_resnet": _Entry(scenes_resnet.ScenesResNet, 96, scenes_resnet.STYLES),
+    "scenes_resnet": _Entry(scenes_resnet.ScenesResNet, 96, scenes_resnet.STYLES, attends=True),
     "vgg16": _vgg((2, 2, 3, 3, 3)),
     "vgg19": _vgg((2, 2, 4, 4, 4)),
     "resnet18": _resnet((2, 2, 2, 2), bottleneck=False),
@@ -82,6 +86,7 @@ def create_network(
     head: str = "dense",
     alpha: float = 1.0,
     dropout: float = 0.0,
+    attention: str = "none",
     style: str | None = None,
     dtype: str = "float32",
     preprocess: Normalize | None = None,
@@ -91,17 +96,20 @@ def create_network(
     Args:
       name: one of `NETWORKS`.
       num_labels: number of labels `c`.
-      head: "dense", or "kur" for the kernel usage regularisation (Eq. 15).
+      head: "dense"; "kur" for the kernel usage regularisation (Eq. 15); "acol" for two classifiers,
+        the second on features erased where the first finds its most probable label (`models.acol`).
       alpha: factor of the regularised kernel; used by "kur" only.
       dropout: fraction of the pooled features dropped before the head in training.
+      attention: "none", or "cbam" for channel and spatial attention at the end of the residual
+        branches of a ResNet v1 or of "scenes_resnet" (`models.attention`).
       style: one of `styles_of(name)`: whose paddings, biases, epsilon and preprocessing; by default
         the first of them. Weights want the style that they were trained in.
       dtype: of the computation up to the head, one of `DTYPES`; parameters and logits are float32.
       preprocess: in place of the style's own.
 
     Raises:
-      ValueError: unknown name, head, style or dtype, `num_labels` below 1, `dropout` outside
-        [0, 1).
+      ValueError: unknown name, head, attention, style or dtype, `num_labels` below 1, `dropout`
+        outside [0, 1), attention in a network that has none.
     """
     styles = styles_of(name)
     check_head(head)
@@ -109,6 +117,11 @@ def create_network(
         raise ValueError(f"num_labels must be a positive int, got {num_labels!r}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}.")
+    if attention not in ATTENTIONS:
+        raise ValueError(f"unknown attention {attention!r}; attentions are {list(ATTENTIONS)}.")
+    if attention != "none" and not _NETWORKS[name].attends:
+        attending = [other for other, entry in _NETWORKS.items() if entry.attends]
+        raise ValueError(f"{name} has no attention {attention!r}; networks with it: {attending}.")
     style = styles[0] if style is None else style
     if style not in styles:
         raise ValueError(f"unknown style {style!r} of {name}; its styles are {list(styles)}.")
@@ -123,6 +136,7 @@ def create_network(
         alpha=alpha,
         dropout=dropout,
         dtype=dtype,
+        attention=attention,
         **dict(arithmetic.options),
     )
     return from_module(

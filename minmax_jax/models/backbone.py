@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
-from minmax_jax.models.heads import Head
+from minmax_jax.models.acol import AcolHead
+from minmax_jax.models.heads import ACOL, Head
 from minmax_jax.models.layers import batch_norm
 from minmax_jax.models.network import Taps
 from minmax_jax.models.preprocess import Normalize
@@ -46,10 +47,11 @@ class Backbone(nn.Module):
     the taps, `x = norm(x, name=layer)` normalises a batch, `train` says whether random layers work.
 
     Attributes:
-      num_labels, head, alpha, dropout: see `heads.Head`.
+      num_labels, head, alpha, dropout: see `heads.Head` and, for the head "acol", `acol.AcolHead`.
       style: paddings and batch normalisation.
       dtype: of the computation up to the head, "float32" or "bfloat16"; parameters, statistics and
         logits are float32.
+      attention: at the end of residual branches, "none" or "cbam"; only some networks read it.
     """
 
     num_labels: int
@@ -58,6 +60,7 @@ class Backbone(nn.Module):
     alpha: float = 1.0
     dropout: float = 0.0
     dtype: str = "float32"
+    attention: str = "none"
 
     @nn.compact
     def __call__(
@@ -77,7 +80,9 @@ class Backbone(nn.Module):
             momentum=self.style.momentum,
         )
         x = self.features(images.astype(self.dtype), tap=tap, norm=norm, train=train)
-        logits = Head(self.num_labels, self.head, self.alpha, self.dropout, name="head")(
-            x, train=train
-        )
+        if self.head == ACOL:
+            logits = AcolHead(self.num_labels, self.dropout, name="head")(x, tap=tap, train=train)
+        else:
+            head = Head(self.num_labels, self.head, self.alpha, self.dropout, name="head")
+            logits = head(x, train=train)
         return logits, tap.activations

@@ -1,6 +1,7 @@
 """Heads: global average pooling, dropout in training, a linear layer `(k c)` on float32.
 
-`dense` is the plain linear layer; `kur` has its kernel regularised by kernel usage (Eq. 15).
+`dense` is the plain linear layer; `kur` has its kernel regularised by kernel usage (Eq. 15). The
+third, `acol`, is two plain ones, in `models.acol`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 
-def _dense(kernel: jax.Array, alpha: float) -> jax.Array:
+def _plain(kernel: jax.Array, alpha: float) -> jax.Array:
     del alpha
     return kernel
 
@@ -19,7 +20,8 @@ def _kernel_usage(kernel: jax.Array, alpha: float) -> jax.Array:
     return alpha * kernel * jax.nn.softmax(kernel, axis=1)
 
 
-_EFFECTIVE_KERNELS = {"dense": _dense, "kur": _kernel_usage}
+ACOL = "acol"  # the head's name and that of its tap
+_EFFECTIVE_KERNELS = {"dense": _plain, "kur": _kernel_usage, "acol": _plain}
 HEADS = tuple(_EFFECTIVE_KERNELS)
 
 
@@ -32,13 +34,13 @@ def check_head(head: str) -> None:
 def effective_kernel(kernel: jax.Array, *, head: str, alpha: float) -> jax.Array:
     """The kernel that multiplies the pooled features.
 
-    `dense`: `W`. `kur`: `alpha * W * softmax(W)`, the softmax over the labels for each of the
-    `k` features (Eq. 15, where alpha is 1).
+    `dense` and `acol`: `W`. `kur`: `alpha * W * softmax(W)`, the softmax over the labels for each
+    of the `k` features (Eq. 15, where alpha is 1).
 
     Args:
       kernel: `(k c)`, the parameter `W`.
-      head: "dense" or "kur".
-      alpha: factor of the regularised kernel; the dense head does not use it.
+      head: one of `HEADS`.
+      alpha: factor of the regularised kernel; the other heads do not use it.
 
     Returns:
       `(k c)`, dtype of `kernel`.

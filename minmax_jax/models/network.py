@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from minmax_jax.models.heads import HeadAlone, effective_kernel
+from minmax_jax.models.heads import ACOL, HeadAlone, effective_kernel
 
 Variables = Mapping[str, Any]
 
@@ -37,8 +37,9 @@ class Network:
       preprocess: uint8 `(... H W 3)` -> float32, arithmetic only: numpy in, numpy out.
       init: `key -> variables`.
       train_apply: `(variables, images, *, key, frozen) -> (logits (b c), batch_stats)` in training
-        mode: batch statistics, dropout by `key`. Layers named in the frozenset `frozen` normalise
-        by their stored statistics and leave them as they are.
+        mode: batch statistics, dropout by `key`. Several classifiers that are trained on the same
+        labels give logits `(b r c)`. Layers named in the frozenset `frozen` normalise by their
+        stored statistics and leave them as they are.
       head_apply: `(variables, features, *, key=None) -> logits (b c)`: what `apply` does with the
         last tap's activations, from their means over the pixels `(b k)`; with a key as
         `train_apply` does. None for heads that read more than means.
@@ -122,7 +123,7 @@ def from_module(
     Args:
       module: called as `module(images, perturbations, train=bool, frozen=frozenset)`, returns
         `(logits, activations)`; has the fields of `heads.Head`, which reads its last tap under the
-        name "head", and the class attribute `taps`.
+        name "head", and the class attribute `taps`. The head "acol" adds a tap of that name.
       name: the network's name.
       image_size: native side of the square input in pixels.
       preprocess, style: see `Network`.
@@ -131,10 +132,12 @@ def from_module(
       ValueError: `apply` or `train_apply` was given images that are not floating `(b H W 3)`,
         perturbations at unknown taps, or unknown names of frozen layers.
     """
+    erases = module.head == ACOL
+    taps = (*module.taps, ACOL) if erases else module.taps
 
     def apply(variables, images, perturbations=None):
         check_images(images)
-        _check_names("perturbations", perturbations or (), "taps", module.taps)
+        _check_names("perturbations", perturbations or (), "taps", taps)
         return module.apply(variables, images, perturbations, train=False, frozen=frozenset())
 
     def init(key):
@@ -173,7 +176,7 @@ def from_module(
 
     return Network(
         apply=apply,
-        taps=module.taps,
+        taps=taps,
         head_kernel=head_kernel,
         name=name,
         style=style,
@@ -181,7 +184,8 @@ def from_module(
         preprocess=preprocess,
         init=init,
         train_apply=train_apply,
-        head_apply=head_apply,
+        # What is erased depends on the pixels, not on their means.
+        head_apply=None if erases else head_apply,
         layers=layers,
     )
 

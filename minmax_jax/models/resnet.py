@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from minmax_jax.models.attention import cbam
 from minmax_jax.models.backbone import Backbone, Style
 from minmax_jax.models.layers import Conv
 from minmax_jax.models.preprocess import IMAGENET, IMAGENET_BGR, MINUS_ONE_TO_ONE
@@ -73,6 +74,8 @@ class ResNet(Backbone):
                 block = f"conv{stage + 2}_block{index + 1}"
                 stride = 2 if stage and not index else 1
                 out = residual(x, block, features, stride)
+                if self.attention == "cbam":
+                    out = cbam(out, block=block, norm=norm)
                 if out.shape != x.shape:
                     x = normalised_conv(x, f"{block}_0", out.shape[-1], 1, stride)
                 x = nn.relu(x + out)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 
+from minmax_jax.models.attention import cbam
 from minmax_jax.models.backbone import Backbone, Style
 from minmax_jax.models.layers import Conv
 from minmax_jax.models.preprocess import MINUS_ONE_TO_ONE
@@ -34,6 +35,8 @@ class ScenesResNet(Backbone):
             shortcut = x
             x = nn.relu(normalised_conv(x, f"{block}_1", features, 3, stride))
             x = normalised_conv(x, f"{block}_2", features, 3, 1)
+            if self.attention == "cbam":
+                x = cbam(x, block=block, norm=norm)
             if shortcut.shape != x.shape:
                 shortcut = normalised_conv(shortcut, f"{block}_shortcut", features, 1, stride)
             x = tap(block, nn.relu(x + shortcut))

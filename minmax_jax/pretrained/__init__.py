@@ -53,6 +53,7 @@ def load_network(
     alpha: float | None = None,
     num_labels: int | None = None,
     dropout: float | None = None,
+    attention: str = "",
     style: str = "",
     dtype: str = "",
     key: jax.Array,
@@ -64,9 +65,9 @@ def load_network(
 
     Args:
       address: see `open_weights`.
-      name, head, alpha, dropout, style, dtype: see `create_network`.
+      name, head, alpha, dropout, attention, style, dtype: see `create_network`.
       num_labels: `c`; None for that of the file's head.
-      key: for a head that is not the file's.
+      key: for a head that is not the file's, and attention that the file does not have.
 
     Raises:
       ValueError: see `open_weights`, `create_network` and `load_weights`; the content says neither
@@ -79,8 +80,8 @@ def load_network(
     name = name or said.name
     if not name:
         raise ValueError(f"weights {weights.address} do not say of which network: give its name.")
-    # Names of layers are the same whatever the head and the style.
-    probe = create_network(name, num_labels=1)
+    # Names of layers are the same whatever the style; the file's own head may read more features.
+    probe = create_network(name, num_labels=1, head=said.head or "dense")
     match = match_names(weights, probe)
     if num_labels is None:
         features = jax.eval_shape(probe.init, key)["params"]["head"]["kernel"].shape[0]
@@ -95,6 +96,7 @@ def load_network(
         head=head,
         alpha=alpha,
         dropout=dropout,
+        attention=attention,
         style=style or match.style,
         dtype=dtype,
     )

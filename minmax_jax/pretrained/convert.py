@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from minmax_jax.models import Network
+from minmax_jax.models.attention import is_attention
 from minmax_jax.pretrained.files import Weights
 from minmax_jax.pretrained.names import HEAD, Table, tables
 
@@ -47,7 +48,7 @@ def match_names(weights: Weights, network: Network) -> Match:
     Raises:
       ValueError: no layer of the network is in the file.
     """
-    prefixes = {name[: -len(_last(weights, name)) - 1] for name in weights.shapes}
+    prefixes = _prefixes(weights)
     candidates = tables(network.name, network.layers, weights.namings)
     found = {
         naming: {layer for layer, prefix in table.items() if prefix in prefixes}
@@ -89,13 +90,14 @@ def load_weights(
     """Fills the variables of a network from opened weights.
 
     Every array of the file is used or noted, and every array of the network is filled. Only the
-    head may stay as `network.init(key)` has it: when the file has none, or one of another shape or
-    kind. A regularised head takes its kernel from a run of ours that had one; not from others.
+    head may stay as `network.init(key)` has it, when the file has none, or one of another shape or
+    kind, and attention, when the file has none. A regularised head takes its kernel from a run of
+    ours that had one; not from others.
 
     Args:
       weights: as `open_weights` gives them.
       network: of `create_network`, or any whose layers bear such names.
-      key: for a head that is not the file's.
+      key: for a head that is not the file's, and attention that the file does not have.
 
     Returns:
       The variables, float32, `{"params": {layer: {...}}, "batch_stats": {layer: {...}}}`, and
@@ -121,9 +123,11 @@ def fill_variables(
         for array, value in layers.get(layer, {}).items()
     }
     match = match_names(weights, network)
-    names = {key: _foreign_name(weights, match.table, *key[1:]) for key in ours}
     why_not = _why_not_the_head(weights, network, match, ours["params", HEAD, "kernel"].shape)
-    wanted = [key for key in ours if not (why_not and key[1] == HEAD)]
+    attention = _missing_attention(weights, network, match)
+    fresh = {*attention, *([HEAD] if why_not else [])}
+    wanted = [key for key in ours if key[1] not in fresh]
+    names = {key: _foreign_name(weights, match.table, *key[1:]) for key in wanted}
     notes = _check(weights, match, {key: ours[key].shape for key in wanted}, names, bool(why_not))
     if match.style and network.style and _other_style(weights, network, match):
         notes.append(
@@ -136,11 +140,30 @@ def fill_variables(
         # A copy: memory that belongs to a file must not outlive it.
         value = jnp.array(value, ours[place].dtype)
         loaded[collection].setdefault(layer, {})[array] = value
+    if attention:
+        notes.insert(0, "attention left as initialised: the file has none.")
     if why_not:
         notes.insert(0, f"head left as initialised: {why_not}.")
-        # Only the head is asked for, so XLA leaves the rest of the initialisation out.
-        loaded["params"][HEAD] = jax.jit(lambda key: network.init(key)["params"][HEAD])(key)
+    if fresh:
+        # Only these layers are asked for, so XLA leaves the rest of the initialisation out.
+        initial = jax.jit(lambda key: _only(network.init(key), fresh))(key)
+        for collection, layers in initial.items():
+            loaded[collection] |= layers
     return loaded, notes, not why_not
+
+
+def _only(variables: Mapping[str, Any], layers: set[str]) -> dict[str, Any]:
+    return {
+        collection: {layer: value for layer, value in arrays.items() if layer in layers}
+        for collection, arrays in variables.items()
+    }
+
+
+def _missing_attention(weights: Weights, network: Network, match: Match) -> list[str]:
+    """The network's layers of attention, if the file has none of them."""
+    layers = [layer for layer in network.layers if is_attention(layer)]
+    prefixes = _prefixes(weights)
+    return [] if any(match.table.get(layer) in prefixes for layer in layers) else layers
 
 
 def _check(
@@ -196,7 +219,7 @@ def _why_not_the_head(
         return "the file has no head"
     features, labels = shape
     theirs = weights.description.head or ("dense" if weights.format != "ours" else "")
-    if theirs and (theirs == "dense") != _plain_head(network):
+    if theirs and (theirs == "kur") == _plain_head(network):
         return f"the file's head is {theirs!r}, this one is of another kind"
     if head_labels(weights, match, features) is None:
         return f"the file's head {found} does not read {features} features"
@@ -224,6 +247,11 @@ def _foreign_name(weights: Weights, table: Table, layer: str, array: str) -> str
     if weights.torch_layout:
         return f"{table[layer]}.{_TORCH_ARRAYS[array]}"
     return f"{table[layer]}/{array}"
+
+
+def _prefixes(weights: Weights) -> set[str]:
+    """Names of the file's layers."""
+    return {name[: -len(_last(weights, name)) - 1] for name in weights.shapes}
 
 
 def _last(weights: Weights, name: str) -> str:

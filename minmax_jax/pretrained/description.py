@@ -29,6 +29,7 @@ class Description:
     head: str = ""
     alpha: float | None = None
     dropout: float | None = None
+    attention: str = ""
     style: str = ""
     dtype: str = ""
     preprocess: Normalize | None = None
@@ -62,7 +63,7 @@ def write_network_json(folder: str | os.PathLike, description: Description) -> N
 
 
 def read_network_json(folder: str | os.PathLike) -> Description:
-    """Reads `network.json`; all is left unsaid if there is none.
+    """Reads `network.json`; all is left unsaid if there is none, and attention in older ones.
 
     Raises:
       ValueError: the file is not as `write_network_json` writes it.
@@ -87,7 +88,7 @@ def read_network_json(folder: str | os.PathLike) -> Description:
 
 
 _KINDS = {
-    **dict.fromkeys(("name", "head", "style", "dtype"), (str,)),
+    **dict.fromkeys(("name", "head", "attention", "style", "dtype"), (str,)),
     **dict.fromkeys(("alpha", "dropout"), (int, float)),
     "num_labels": (int,),
 }

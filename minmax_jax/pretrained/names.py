@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from minmax_jax.models.attention import is_attention
+
 HEAD = "head"
 # Inverted residuals of MobileNetV2 in each stage; the first does not expand.
 _MOBILENET_STAGES = (1, 2, 3, 4, 3, 3, 1)
@@ -64,18 +66,19 @@ def tables(name: str, layers: Sequence[str], namings: Sequence[str]) -> dict[str
       namings: of "torchvision", "timm", "keras" and "ours".
 
     Returns:
-      `{naming: {our layer: prefix in the file}}`.
+      `{naming: {our layer: prefix in the file}}`; attention is in "ours" alone.
     """
     found: dict[str, Table] = {}
+    plain = [layer for layer in layers if not is_attention(layer)]
     for naming in namings:
         if naming == "ours":
             found[naming] = {layer: layer for layer in layers}
         elif naming == "keras":
-            found[naming] = {layer: layer for layer in layers} | {HEAD: "predictions"}
+            found[naming] = {layer: layer for layer in plain} | {HEAD: "predictions"}
         else:
             for family, rule in _RULES[naming].items():
                 if re.fullmatch(family, name):
-                    found[naming] = rule(layers)
+                    found[naming] = rule(plain)
     return found
 
 

@@ -14,6 +14,7 @@ METHOD_TITLES = {
     "d_minmax_cam": "D-MinMax-CAM",
     "minmax_grad_cam": "MinMax-Grad-CAM",
     "d_minmax_grad_cam": "D-MinMax-Grad-CAM",
+    "acol_cam": "ACoL",
 }
 ARROWS = {"high": "↑", "low": "↓", None: ""}
 # Scored on the pairs whose object the mask holds, so on fewer pairs than the others.

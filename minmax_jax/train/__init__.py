@@ -2,6 +2,7 @@
 
 from minmax_jax.train.checkpoints import restore_best
 from minmax_jax.train.loop import Fit, fit
+from minmax_jax.train.losses import get_loss
 from minmax_jax.train.stages import Stage
 
-__all__ = ["Fit", "Stage", "fit", "restore_best"]
+__all__ = ["Fit", "Stage", "fit", "get_loss", "restore_best"]

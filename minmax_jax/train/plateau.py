@@ -34,8 +34,8 @@ class Plateau:
           factor: what it is multiplied by.
 
         Returns:
-          The new counters, whether the loss is the lowest so far, and whether the best weights are
-          to be restored: with every fall of the learning rate (MinMax-CAM, section 4.2).
+          The new counters, whether the loss is the lowest so far, and whether the learning rate
+          falls.
         """
         if self.best_loss is None or loss < self.best_loss:
             return (

@@ -71,7 +71,7 @@ class RunState:
     Attributes:
       variables: of the network.
       best: those of the lowest validation loss; the first ones before the first whole epoch.
-      opt_state: the momentum of the trained layers.
+      opt_state: what the optimizer remembers of the trained layers.
     """
 
     variables: Variables

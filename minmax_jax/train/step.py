@@ -1,4 +1,4 @@
-"""One step of training, jitted: gradient of the trained layers, SGD, over all devices."""
+"""One step of training, jitted: gradient of the trained layers, update, over all devices."""
 
 from __future__ import annotations
 
@@ -11,16 +11,33 @@ import optax
 
 from minmax_jax import parallel
 from minmax_jax.models.network import Network
+from minmax_jax.train.losses import LOSSES, Loss
+
+OPTIMIZERS = {
+    "sgd": lambda momentum: optax.trace(momentum, nesterov=True),
+    "adam": lambda momentum: optax.scale_by_adam(b1=momentum),
+}
 
 
-def make_optimizer(*, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum; weight decay on the kernels alone.
+def make_optimizer(
+    name: str = "sgd", *, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum, or Adam (Kingma and Ba 2015); weight decay on the kernels alone.
 
     The learning rate is not in it: `make_step_fn` multiplies by it.
+
+    Args:
+      name: "sgd" or "adam".
+      momentum: of SGD; for Adam its first beta, the second is 0.999.
+      weight_decay: added to the gradient of the kernels, times the kernel.
+
+    Raises:
+      ValueError: for an unknown name, naming the valid ones.
     """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}, valid: {', '.join(OPTIMIZERS)}")
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=_is_kernel),
-        optax.trace(momentum, nesterov=True),
+        optax.add_decayed_weights(weight_decay, mask=_is_kernel), OPTIMIZERS[name](momentum)
     )
 
 
@@ -33,6 +50,7 @@ def make_step_fn(
     network: Network,
     optimizer: optax.GradientTransformation,
     *,
+    objective: Loss = LOSSES["sigmoid"],
     frozen: frozenset[str],
     stored: frozenset[str],
     accumulate: int,
@@ -41,7 +59,8 @@ def make_step_fn(
     """Builds the jitted step.
 
     Args:
-      network: with `train_apply`.
+      network: with `train_apply`, whose logits are `(b c)`, or `(b r c)` of r classifiers.
+      objective: the loss that is lowered.
       frozen: layers that are not differentiated.
       stored: layers that normalise by their stored statistics.
       accumulate: parts of the batch that go through the network one after the other; their
@@ -64,8 +83,7 @@ def make_step_fn(
                 key=key,
                 frozen=stored,
             )
-            loss = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)).mean()
-            return loss, stats
+            return objective.of_classifiers(logits, labels), stats
 
         return jax.value_and_grad(loss_fn, has_aux=True)(trained(params, frozen))
 

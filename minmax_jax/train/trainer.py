@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from minmax_jax import parallel, preemption
 from minmax_jax.metrics.classification import classification_scores
 from minmax_jax.models.network import Network, Variables
-from minmax_jax.predict import cross_entropy, predict, sigmoid
+from minmax_jax.predict import predict
 from minmax_jax.train.cached import (
     Batch,
     CachedBatches,
@@ -28,6 +28,7 @@ from minmax_jax.train.cached import (
 )
 from minmax_jax.train.checkpoints import VARIABLES, Checkpoints
 from minmax_jax.train.logs import Logs
+from minmax_jax.train.losses import Loss
 from minmax_jax.train.stages import Stage, frozen_layers
 from minmax_jax.train.state import Progress, RunState
 from minmax_jax.train.step import make_step_fn, trained
@@ -56,10 +57,12 @@ class Trainer:
     checkpoints: Checkpoints
     _: dataclasses.KW_ONLY
     stages: Sequence[Stage]
+    objective: Loss
     optimizer: optax.GradientTransformation
     key: jax.Array
     plateau_patience: int
     plateau_factor: float
+    restore: bool
     early_stop: int
     frozen_statistics: bool
     accumulate: int
@@ -81,7 +84,9 @@ class Trainer:
             number, phase = now.stage, self._phase()
             start = now.epoch * phase.batches.steps + now.epoch_step
             batches = phase.batches.from_batch(start)
-            stream = parallel.ahead(parallel.put(self.mesh, _arrays(batch)) for batch in batches)
+            stream = parallel.ahead(
+                parallel.put(self.mesh, self._arrays(batch)) for batch in batches
+            )
             with contextlib.closing(stream):
                 while now.stage == number:
                     self._train_epoch(phase, stream)
@@ -107,8 +112,8 @@ class Trainer:
 
     def _init_optimizer(self, variables: Variables, stage: int) -> Any:
         frozen = self._frozen[min(stage, len(self.stages) - 1)]
-        momentum = self.optimizer.init(trained(variables["params"], frozen))
-        return parallel.replicate(self.mesh, momentum)
+        state = self.optimizer.init(trained(variables["params"], frozen))
+        return parallel.replicate(self.mesh, state)
 
     def _save(self) -> None:
         self.checkpoints.save(self.run.arrays(), self.run.progress.counters())
@@ -132,6 +137,7 @@ class Trainer:
             self._step_fns[frozen, cached] = make_step_fn(
                 network,
                 self.optimizer,
+                objective=self.objective,
                 frozen=frozen,
                 stored=every if self.frozen_statistics else frozen,
                 accumulate=self.accumulate,
@@ -214,7 +220,8 @@ class Trainer:
         except preemption.Preempted:
             self._save()
             raise
-        loss = cross_entropy(logits, labels)
+        self.objective.check_labels(labels)
+        loss = self.objective.in_float64(logits, labels)
         _check_finite(loss, f"validation loss after step {now.step}")
         row = {
             "epoch": now.epoch + 1,
@@ -222,13 +229,13 @@ class Trainer:
             "learning_rate": self._learning_rate(),
             "train_loss": now.loss_sum / phase.batches.steps,
             "validation_loss": loss,
-            **_scores_row(sigmoid(logits), labels),
+            **_scores_row(self.objective.probabilities(logits), labels),
         }
         speed = {
             "examples_per_second": now.examples / now.seconds,
             "data_wait": now.wait_seconds / now.seconds,
         }
-        now.plateau, improved, restore = now.plateau.update(
+        now.plateau, improved, lowered = now.plateau.update(
             loss, patience=self.plateau_patience, factor=self.plateau_factor
         )
         if improved:
@@ -238,13 +245,18 @@ class Trainer:
             now.stage_epoch >= self.stages[now.stage].epochs
             or now.plateau.since_best >= self.early_stop
         )
-        now.history.append(row | {"restored": not improved and (restore or ended)} | speed)
+        restore = ended or (lowered and self.restore)
+        now.history.append(row | {"restored": not improved and restore} | speed)
         if ended:
             now.end_stage()
-        if restore or ended:
+        if restore:
             # The momentum led away from the best weights, or was another stage's.
             run.variables = _copy(run.best)
             run.opt_state = self._init_optimizer(run.variables, now.stage)
+
+    def _arrays(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        self.objective.check_labels(batch["labels"])
+        return batch["image"], batch["labels"]
 
     def _learning_rate(self) -> float:
         now = self.run.progress
@@ -255,10 +267,6 @@ class Trainer:
 def _copy(variables: Variables) -> Variables:
     """Variables for the steps, which update them in place, or the best ones, away from them."""
     return jax.tree.map(jnp.copy, variables)
-
-
-def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    return batch["image"], batch["labels"]
 
 
 def _check_finite(loss: float, what: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from minmax_jax.models import NETWORKS, Normalize, create_network, styles_of
 from minmax_jax.models.preprocess import IMAGENET, IMAGENET_BGR, MINUS_ONE_TO_ONE
+from tests.models.filling import filled
 
 # Numbers with 1,000 labels as the frameworks publish them: torchvision counts parameters
 # (`num_params` of its weights), Keras also the statistics of batch normalisation (`count_params`).
@@ -112,19 +113,6 @@ def shapes_of(network):
     variables = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), jnp.float32)
     return variables, jax.eval_shape(network.apply, variables, images)
-
-
-def filled(network):
-    """Random variables: positive variances and scales, kernels of He's size."""
-    rng = np.random.default_rng(0)
-
-    def fill(shape):
-        if len(shape.shape) == 1:
-            return rng.uniform(0.5, 1.5, shape.shape).astype(np.float32)
-        scale = np.sqrt(2 / np.prod(shape.shape[:-1]))
-        return (scale * rng.standard_normal(shape.shape)).astype(np.float32)
-
-    return jax.tree.map(fill, jax.eval_shape(network.init, jax.random.key(0)))
 
 
 def test_every_name_and_style_is_in_the_tables():
@@ -274,8 +262,16 @@ def test_preprocessing_goes_with_the_style():
 def test_bad_options_are_named():
     with pytest.raises(ValueError, match="unknown network 'vgg'; networks are .*mobilenet_v2"):
         create_network("vgg", num_labels=2)
-    with pytest.raises(ValueError, match=r"unknown head 'mlp'; heads are \['dense', 'kur'\]"):
+    with pytest.raises(
+        ValueError, match=r"unknown head 'mlp'; heads are \['dense', 'kur', 'acol'\]"
+    ):
         create_network("scenes_resnet", num_labels=2, head="mlp")
+    with pytest.raises(
+        ValueError, match=r"unknown attention 'se'; attentions are \['none', 'cbam'\]"
+    ):
+        create_network("resnet18", num_labels=2, attention="se")
+    with pytest.raises(ValueError, match="vgg16 has no attention 'cbam'; networks .*'resnet152'"):
+        create_network("vgg16", num_labels=2, attention="cbam")
     with pytest.raises(ValueError, match="unknown style 'keras' of resnet18; its styles are"):
         create_network("resnet18", num_labels=2, style="keras")
     with pytest.raises(ValueError, match="unknown dtype 'float16'; dtypes are"):

@@ -199,7 +199,7 @@ def test_no_photo_can_be_read(tmp_path, folder, loaded):
         ({"top": 0}, "at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"mask_chunk": -1}, "mask_chunk must be at least 1, not -1"),
-        ({"task": "photo"}, "unknown task 'photo'; tasks: experiment, photos"),
+        ({"task": "photo"}, "unknown task 'photo'; tasks: experiment, pairs, photos"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_written(

@@ -18,6 +18,7 @@ WHOLE = Description(
     head="kur",
     alpha=0.5,
     dropout=0.1,
+    attention="cbam",
     style="timm",
     dtype="bfloat16",
     preprocess=Normalize((1, 2, 3), (4, 5, 6), bgr=True),
@@ -33,6 +34,17 @@ def test_network_json_comes_back_as_it_was(tmp_path):
         "std": [4, 5, 6],
         "bgr": True,
     }
+
+
+def test_network_json_of_before_attention(tmp_path):
+    write_network_json(tmp_path, WHOLE)
+    path = tmp_path / "network.json"
+    older = json.loads(path.read_text())
+    del older["attention"]
+    path.write_text(json.dumps(older))
+    said = read_network_json(tmp_path)
+    assert said == dataclasses.replace(WHOLE, attention="")
+    assert "attention" not in said.arguments
 
 
 def test_without_network_json_nothing_is_said(tmp_path):
@@ -51,6 +63,7 @@ def test_network_json_must_say_everything(tmp_path):
         {"num_labels": True},
         {"alpha": None},
         {"name": 3},
+        {"attention": None},
         {"label_names": "cat"},
         {"preprocess": {"mean": [1], "std": [1]}},
         {"preprocess": None},

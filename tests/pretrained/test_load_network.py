@@ -6,12 +6,14 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from minmax_jax.models import create_network
 from minmax_jax.pretrained import Description, load_network, write_network_json
+from tests.models.filling import filled
 from tests.pretrained import writers
 
 KEY = jax.random.key(0)
@@ -121,6 +123,7 @@ def run(tmp_path_factory):
         head="kur",
         alpha=0.5,
         dropout=0.25,
+        attention="none",
         style=network.style,
         dtype="bfloat16",
         preprocess=dataclasses.replace(network.preprocess, bgr=True),
@@ -149,3 +152,65 @@ def test_a_run_of_ours(run):
     loaded = load_network(folder, head="dense", num_labels=2, key=KEY)
     assert not loaded.has_head and loaded.label_names is None
     assert loaded.notes[0].startswith("head left as initialised: the file's head is 'kur'")
+
+
+def test_weights_without_attention_leave_it_fresh(folder):
+    plain = load_network(folder, name="resnet18", key=KEY)
+    loaded = load_network(folder, name="resnet18", attention="cbam", key=KEY)
+    assert loaded.notes == ("attention left as initialised: the file has none.",)
+    assert loaded.has_head
+    assert set(loaded.variables["params"]) == set(loaded.network.layers)
+    attention = set(loaded.network.layers) - set(plain.network.layers)
+    assert len(attention) == 8 * 4  # blocks, layers in each
+    shapes = jax.tree.map(jnp.shape, loaded.variables)
+    assert shapes == jax.tree.map(jnp.shape, jax.eval_shape(loaded.network.init, KEY))
+    layer = "conv2_block1_channel_1"
+    initial = jax.jit(lambda key: loaded.network.init(key)["params"][layer])(KEY)
+    writers.assert_trees_equal(loaded.variables["params"][layer], initial)
+    writers.assert_trees_equal(only(loaded.variables, plain.network.layers), plain.variables)
+
+
+def only(variables, layers):
+    return {
+        collection: {layer: value for layer, value in arrays.items() if layer in layers}
+        for collection, arrays in variables.items()
+    }
+
+
+def test_weights_with_one_classifier_leave_two_fresh(folder):
+    loaded = load_network(folder, name="resnet18", head="acol", key=KEY)
+    assert loaded.notes == (
+        "head left as initialised: the file's head (3, 512) does not read 1024 features.",
+    )
+    assert not loaded.has_head
+    head = loaded.variables["params"]["head"]
+    initial = jax.jit(lambda key: loaded.network.init(key)["params"]["head"])(KEY)
+    writers.assert_trees_equal(head, initial)
+    assert head["kernel"].shape == (1024, 3) and head["bias"].shape == (2, 3)
+    assert (loaded.variables["params"]["conv1_conv"]["kernel"] == 0.5).all()
+
+
+def test_a_run_with_attention_and_two_classifiers(tmp_path):
+    options = {"name": "scenes_resnet", "num_labels": 2, "head": "acol", "attention": "cbam"}
+    network = create_network(**options)
+    variables = jax.tree.map(jnp.asarray, filled(network))
+    writers.write_checkpoint(tmp_path, variables)
+    said = Description(
+        **options,
+        alpha=1.0,
+        dropout=0.0,
+        style=network.style,
+        dtype="float32",
+        preprocess=network.preprocess,
+        label_names=("cat", "dog"),
+    )
+    write_network_json(tmp_path, said)
+    loaded = load_network(tmp_path, key=KEY)
+    writers.assert_trees_equal(loaded.variables, variables)
+    assert loaded.network.layers == network.layers and loaded.network.taps[-1] == "acol"
+    assert (loaded.has_head, loaded.notes) == (True, ())
+
+    plain = load_network(tmp_path, head="dense", attention="none", key=KEY)
+    assert plain.notes[0].endswith("the file's head (128, 2) does not read 64 features.")
+    assert plain.notes[1].startswith("arrays not used: 36 in layers block")
+    assert plain.network.taps[-1] == "block4"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import threading
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,92 +13,18 @@ from minmax_jax import preemption
 from minmax_jax.models import Network
 from minmax_jax.train import Stage, fit, restore_best
 from minmax_jax.train.checkpoints import Checkpoints
-
-BATCH, BATCHES, LABELS = 4, 3, 2
-
-
-def forward(variables, images, dropped=None):
-    """Two linear layers on the mean colour, with a statistic that training moves."""
-    params, stats = variables["params"], variables["batch_stats"]["low"]
-    features = images.mean(axis=(1, 2)) @ params["low"]["kernel"] - stats["mean"][None]
-    if dropped is not None:
-        features = features * dropped
-    return features @ params["head"]["kernel"] + params["head"]["bias"][None], features
-
-
-def train_apply(variables, images, *, key, frozen):
-    features = images.mean(axis=(1, 2)) @ variables["params"]["low"]["kernel"]
-    stats = variables["batch_stats"]
-    if "low" not in frozen:
-        stats = {"low": {"mean": 0.9 * stats["low"]["mean"] + 0.1 * features.mean(axis=0)}}
-    dropped = jax.random.bernoulli(key, 0.9, features.shape).astype(jnp.float32)
-    return forward(variables, images, dropped)[0], stats
-
-
-def init(key):
-    low, head = jax.random.split(key)
-    return {
-        "params": {
-            "low": {"kernel": jax.random.normal(low, (3, 5))},
-            "head": {"kernel": jax.random.normal(head, (5, LABELS)), "bias": jnp.zeros(LABELS)},
-        },
-        "batch_stats": {"low": {"mean": jnp.zeros(5)}},
-    }
-
-
-NETWORK = Network(
-    apply=lambda variables, images, perturbations=None: (forward(variables, images)[0], {}),
-    taps=("none",),
-    init=init,
-    train_apply=train_apply,
-    layers=("low", "head"),
+from tests.train.toy import (
+    BATCHES,
+    NETWORK,
+    VALIDATION,
+    Batches,
+    assert_same,
+    forward,
+    init,
+    make_batch,
+    run,
+    without_speed,
 )
-
-
-class Batches:
-    """Endless batches; `change(number, batch)` may spoil one of them, or raise."""
-
-    steps = BATCHES
-
-    def __init__(self, change=lambda number, batch: batch):
-        self.change = change
-
-    def from_batch(self, start):
-        for number in itertools.count(start):
-            yield self.change(number, make_batch(number))
-
-
-def make_batch(number):
-    images = np.random.default_rng(number).normal(size=(BATCH, 2, 2, 3)).astype(np.float32)
-    means = images.mean(axis=(1, 2))
-    labels = np.stack([means[:, 0] > 0, means[:, 1] > 0.1], axis=1)
-    return {"image": images, "labels": labels}
-
-
-VALIDATION = [make_batch(1000 + number) for number in range(BATCHES)]
-# What a second run does not repeat.
-SPEED = ("examples_per_second", "data_wait")
-
-
-def without_speed(history):
-    return [{name: row[name] for name in row if name not in SPEED} for row in history]
-
-
-def run(directory, stages, train_batches=None, validation_batches=VALIDATION, **options):
-    return fit(
-        NETWORK,
-        init(jax.random.key(0)),
-        train_batches or Batches(),
-        validation_batches,
-        stages=stages,
-        directory=directory,
-        progress=False,
-        **options,
-    )
-
-
-def assert_same(first, second):
-    jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -138,6 +62,23 @@ def test_one_epoch_is_nesterov_in_numpy(tmp_path, weight_decay):
     # The frozen layer keeps weights and statistics.
     assert_same(fitted.variables["params"]["low"], init(jax.random.key(0))["params"]["low"])
     assert_same(fitted.variables["batch_stats"], init(jax.random.key(0))["batch_stats"])
+
+
+def test_without_restoring_a_fall_of_the_rate_leaves_weights_and_momentum(tmp_path):
+    """At a factor of 1 nothing then happens: as if the loss had never risen, bit for bit."""
+    stages, falls = [Stage(3, 5.0)], {"plateau_patience": 1, "plateau_factor": 1.0}
+    never = run(tmp_path / "never", stages, plateau_patience=100)
+    kept = run(tmp_path / "kept", stages, restore=False, **falls)
+    restored = run(tmp_path / "restored", stages, **falls)
+    losses = [row["validation_loss"] for row in never.history]
+    assert losses[1] > losses[0], "the test wants a run that gets worse"
+    assert without_speed(kept.history) == without_speed(never.history)
+    assert without_speed(restored.history) != without_speed(never.history)
+    # The best weights come back at the end alone.
+    assert [row["restored"] for row in kept.history] == [False, False, True]
+    assert_same(kept.variables, restore_best(tmp_path / "kept", NETWORK))
+    halved = run(tmp_path / "halved", stages, restore=False, plateau_patience=1)
+    assert [row["learning_rate"] for row in halved.history] == [5.0, 5.0, 2.5]
 
 
 def test_best_weights_are_those_of_the_lowest_loss(tmp_path):
@@ -180,12 +121,14 @@ def test_frozen_statistics_stay_while_weights_move(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stop_at", "save_seconds"), [(1, 0.0), (4, 1000.0), (10, 0.0), (13, 1000.0)]
+    ("stop_at", "save_seconds", "optimizer"),
+    [(1, 0.0, "sgd"), (4, 1000.0, "sgd"), (10, 0.0, "sgd"), (13, 1000.0, "sgd"), (10, 0.0, "adam")],
 )
-def test_interrupted_run_ends_bit_identical(tmp_path, stop_at, save_seconds):
+def test_interrupted_run_ends_bit_identical(tmp_path, stop_at, save_seconds, optimizer):
     """Whether the last checkpoint stands between two epochs, or after a step."""
     stages = [Stage(2, 0.3, unfrozen=0.0), Stage(3, 0.2)]
     options = {"plateau_patience": 1, "seed": 3, "save_seconds": save_seconds}
+    options |= {"optimizer": optimizer, "restore": optimizer == "sgd"}
     whole = run(tmp_path / "whole", stages, **options)
     made = []
 
@@ -289,6 +232,10 @@ def test_untrainable_network_and_empty_epoch_are_named(tmp_path):
         run(tmp_path, [Stage(1, 0.1)], accumulate=0)
     with pytest.raises(ValueError, match="head_apply"):
         run(tmp_path, [Stage(1, 0.1)], cache_features=True)
+    with pytest.raises(ValueError, match="unknown loss 'hinge', valid: sigmoid, softmax"):
+        run(tmp_path, [Stage(1, 0.1)], loss="hinge")
+    with pytest.raises(ValueError, match="unknown optimizer 'lion', valid: sgd, adam"):
+        run(tmp_path, [Stage(1, 0.1)], optimizer="lion")
     with pytest.raises(ValueError, match="no checkpoint"):
         restore_best(tmp_path / "nothing", NETWORK)
 
