@@ -14,9 +14,7 @@ from minmax_jax.models import create_network
 from minmax_jax.run import TASKS
 from minmax_jax.train import Stage
 
-build = functools.cache(
-    lambda name, **options: create_network(name, num_labels=3, **options)
-)
+build = functools.cache(lambda name, **options: create_network(name, num_labels=3, **options))
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("*.py"))
 
 
