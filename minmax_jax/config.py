@@ -140,6 +140,7 @@ def pairs_config() -> ConfigDict:
     config.evaluate.threshold = 0.15
 
     config.report.mode = "cluster-1"  # of the photos in the gallery
+    config.report.note = ""  # a paragraph under the ablation: why it came out so
     return config
 
 

@@ -69,7 +69,9 @@ def prepare(config: ConfigDict, workdir: pathlib.Path, stages: Sequence[str]) ->
             for variant in variants.values() if stage in stages else ():
                 getattr(variant, stage)(*([variants] if stage == "pairs" else []))
         if "report" in stages:
-            path = pairs_page.write_report(workdir, list(variants), title=config.title)
+            path = pairs_page.write_report(
+                workdir, list(variants), title=config.title, note=config.report.note
+            )
             print(pairs_page.text_tables(workdir, list(variants)))
             print(f"report: {path}")
 

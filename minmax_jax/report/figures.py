@@ -53,7 +53,7 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
         files.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi="figure"))
 
 
-def _shorten(text: str, width: int) -> str:
+def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -79,8 +79,8 @@ def gallery_figure(photo: Photo, *, title: str) -> Figure:
         x = margin + left + column * (width + gap)
         figure.figimage(picture, x, total_height - y - height, origin="upper")
 
-    write(margin, margin, _shorten(title, 60), fontsize=17, weight="bold")
-    write(margin, margin + 32, _shorten(_photo_note(photo), 150), color=MUTED)
+    write(margin, margin, shorten(title, 60), fontsize=17, weight="bold")
+    write(margin, margin + 32, shorten(_photo_note(photo), 150), color=MUTED)
     for column, heading in enumerate(headings):
         x = margin + left + column * (width + gap) + width / 2
         write(
@@ -102,11 +102,11 @@ def gallery_figure(photo: Photo, *, title: str) -> Figure:
             place(1, y, label.mask)
         for row in label.rows:
             write(margin, y, "■", color=label.color, fontsize=17)
-            write(margin + 24, y + 1, textwrap.fill(_shorten(label.name, 32), 16), weight="bold")
+            write(margin + 24, y + 1, textwrap.fill(shorten(label.name, 32), 16), weight="bold")
             write(
                 margin + 24,
                 y + 46,
-                f"{_shorten(row.variant, 16)}\n{100 * row.probability:.1f} %",
+                f"{shorten(row.variant, 16)}\n{100 * row.probability:.1f} %",
                 color=MUTED,
                 linespacing=1.3,
             )
@@ -127,7 +127,7 @@ def _photo_note(photo: Photo) -> str:
     return note
 
 
-def _style(axes, title: str) -> None:
+def style_axes(axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold")
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -138,7 +138,7 @@ def _style(axes, title: str) -> None:
         axes.spines[side].set_color(GRID)
 
 
-def _legend(owner: Axes | Figure, handles: Sequence[Line2D], **options) -> None:
+def add_legend(owner: Axes | Figure, handles: Sequence[Line2D], **options) -> None:
     legend = owner.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, **options)
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -154,9 +154,9 @@ def curves_figure(histories: Mapping[str, Mapping]) -> Figure:
     """
     figure = Figure(figsize=(13, 3.9), dpi=110, facecolor="white", layout="constrained")
     loss, scores, rate = figure.subplots(1, 3, width_ratios=(1.25, 1.25, 1))
-    _style(loss, "Loss")
-    _style(scores, "Validation scores, percent")
-    _style(rate, "Learning rate")
+    style_axes(loss, "Loss")
+    style_axes(scores, "Validation scores, percent")
+    style_axes(rate, "Learning rate")
     rate.set_yscale("log")
     variants = []
     for index, (variant, history) in enumerate(histories.items()):
@@ -192,11 +192,11 @@ def curves_figure(histories: Mapping[str, Mapping]) -> Figure:
     for axes in (loss, scores, rate):
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(rate, variants, loc="best")
+    add_legend(rate, variants, loc="best")
     solid, dashed = {"color": MUTED}, {"color": MUTED, "linestyle": "--"}
     restore = Line2D([], [], color=MUTED, marker="v", linestyle="", label="best weights restored")
     stage = Line2D([], [], color=MUTED, linestyle=":", label="next stage")
-    _legend(
+    add_legend(
         loss,
         [
             Line2D([], [], label="validation", **solid),
@@ -205,7 +205,7 @@ def curves_figure(histories: Mapping[str, Mapping]) -> Figure:
             stage,
         ],
     )
-    _legend(
+    add_legend(
         scores, [Line2D([], [], label="macro F1", **solid), Line2D([], [], label="mAP", **dashed)]
     )
     return figure
@@ -264,7 +264,7 @@ def focus_figure(points: Sequence[FocusPoint]) -> Figure:
     colors = dict(_colored(methods))
     figure = Figure(figsize=(9.2, 5.2), dpi=110, facecolor="white", layout="constrained")
     axes = figure.subplots()
-    _style(axes, "Focus: top left is better")
+    style_axes(axes, "Focus: top left is better")
     for method in methods:
         mine = [point for point in points if point.method == method]
         places = np.array([(p.retention_of_others, p.drop_of_others) for p in mine]) * 100
@@ -305,8 +305,8 @@ def focus_figure(points: Sequence[FocusPoint]) -> Figure:
         for index, variant in enumerate(variants)
     ]
     style = {"labelspacing": 0.8, "alignment": "left"}
-    _legend(figure, by_method, title="method", loc="outside right upper", **style)
-    _legend(figure, by_variant, title="variant", loc="outside right lower", **style)
+    add_legend(figure, by_method, title="method", loc="outside right upper", **style)
+    add_legend(figure, by_variant, title="variant", loc="outside right lower", **style)
     return figure
 
 

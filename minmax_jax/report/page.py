@@ -93,7 +93,7 @@ def write_report(
         path = report / "figures" / f"{name}.png"
         figures.save_png(figure, path)
         written.append(path)
-        return _data_uri("png", path.read_bytes())
+        return data_uri("png", path.read_bytes())
 
     points = figures.focus_points(results.evaluations)
     focus = draw("focus", figures.focus_figure(points)) if points else None
@@ -102,7 +102,7 @@ def write_report(
     for number, photo in enumerate(tqdm(_photos(results), desc="gallery", unit="photo"), 1):
         draw(f"gallery_{number:02d}", figures.gallery_figure(photo, title=f"Photo {number}"))
         photos.append(photo)
-    filters = {"picture": _picture_uri, "row_names": _row_names, "value": tables.format_value}
+    filters = {"picture": picture_uri, "row_names": row_names, "value": tables.format_value}
     html = templates.template("page.html", filters).render(
         title=title, focus=focus, curves=curves, photos=photos, **_texts(results)
     )
@@ -187,7 +187,7 @@ def _texts(results: Results) -> dict[str, Any]:
     }
 
 
-def _row_names(table: tables.Table) -> list[list[tuple[str, int]]]:
+def row_names(table: tables.Table) -> list[list[tuple[str, int]]]:
     """For each row its names with how many rows each spans; names of a group stand once."""
     result = []
     for row, own in enumerate(table.rows):
@@ -203,12 +203,12 @@ def _row_names(table: tables.Table) -> list[list[tuple[str, int]]]:
     return result
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _picture_uri(picture: np.ndarray) -> str:
+def picture_uri(picture: np.ndarray) -> str:
     """A gallery picture for the page: WebP, a tenth of PNG's size for photos."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "webp", quality=86)
-    return _data_uri("webp", buffer.getvalue())
+    return data_uri("webp", buffer.getvalue())

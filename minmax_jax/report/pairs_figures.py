@@ -58,8 +58,8 @@ def similarity_figure(
     most = np.nanmax(mean, initial=1e-6)
     drawn = axes.imshow(mean, cmap=colors, norm=PowerNorm(0.5, 0, most))
     texts = [names[index] for index in order]
-    axes.set_xticks(range(count), [figures._shorten(text, 20) for text in texts], rotation=90)
-    axes.set_yticks(range(count), [figures._shorten(text, 20) for text in texts])
+    axes.set_xticks(range(count), [figures.shorten(text, 20) for text in texts], rotation=90)
+    axes.set_yticks(range(count), [figures.shorten(text, 20) for text in texts])
     _plain(axes)
     axes.tick_params(colors=INK, labelsize=9, length=0)
     axes.set_xlabel("taken for", color=MUTED, fontsize=9)
@@ -107,11 +107,11 @@ def ranked_figure(
     for axes, index in zip(rows, classes, strict=True):
         others = np.delete(np.arange(len(names)), index)
         order = others[np.argsort(-similarity[index, others], kind="stable")][:shown]
-        figures._style(axes, figures._shorten(names[index], 40))
+        figures.style_axes(axes, figures.shorten(names[index], 40))
         axes.title.set_parse_math(False)
         colors = [VARIANT_COLORS[clusters[other] % len(VARIANT_COLORS)] for other in order]
         axes.bar(range(shown), mean[index, order], color=colors, width=0.72)
-        texts = [figures._shorten(names[other], 20) for other in order]
+        texts = [figures.shorten(names[other], 20) for other in order]
         axes.set_xticks(range(shown), texts, rotation=40, ha="right", rotation_mode="anchor")
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("percent", color=MUTED, fontsize=9)
@@ -121,7 +121,7 @@ def ranked_figure(
         Patch(color=VARIANT_COLORS[number % len(VARIANT_COLORS)], label=f"cluster {number + 1}")
         for number in numbers
     ]
-    figures._legend(figure, handles, loc="outside upper right", ncols=len(numbers))
+    figures.add_legend(figure, handles, loc="outside upper right", ncols=len(numbers))
     return figure
 
 
@@ -138,19 +138,19 @@ def classes_figure(names: Sequence[str], series: Sequence[tuple[str, str, Mappin
         facecolor="white", layout="constrained",
     )  # fmt: skip
     axes = figure.subplots()
-    figures._style(axes, "IoU per class, percent")
+    figures.style_axes(axes, "IoU per class, percent")
     places = np.append(np.arange(len(names)), len(names) + 0.5)
     for number, (text, color, scores) in enumerate(series):
         values = 100 * np.array([*scores["per_label"], scores["mean"]], float)
         left = places + (number - (len(series) - 1) / 2) * width
         axes.bar(left, values, 0.92 * width, color=color, label=text)
-    texts = [*(figures._shorten(name, 20) for name in names), "mean"]
+    texts = [*(figures.shorten(name, 20) for name in names), "mean"]
     axes.set_xticks(places, texts, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, places[-1] + 0.6)
     axes.grid(visible=False, axis="x")
     _plain(axes)
     handles = [Patch(color=color, label=text) for text, color, _ in series]
-    figures._legend(figure, handles, loc="outside upper right", ncols=len(series))
+    figures.add_legend(figure, handles, loc="outside upper right", ncols=len(series))
     return figure
 
 
@@ -164,7 +164,7 @@ def thresholds_figure(evaluation: Mapping, pooling: str = "pooled") -> Figure:
     height = max(4.5, 0.2 * (len(rows) + 4))  # of the legend, too
     figure = Figure(figsize=(11, height), dpi=110, facecolor="white", layout="constrained")
     axes = figure.subplots()
-    figures._style(axes, "Mean IoU over thresholds, percent")
+    figures.style_axes(axes, "Mean IoU over thresholds, percent")
     axes.axvline(evaluation["threshold"], color=MUTED, linestyle=":", linewidth=1.4)
     handles, colors = [], {"cam": BASELINE, "grad_cam": INK}
     for row, scores in rows.items():
@@ -182,7 +182,7 @@ def thresholds_figure(evaluation: Mapping, pooling: str = "pooled") -> Figure:
     handles.append(Line2D([], [], label="best threshold", **dot))
     text = f"threshold {evaluation['threshold']:.2f}"
     handles.append(Line2D([], [], label=text, color=MUTED, linestyle=":"))
-    figures._legend(figure, handles, loc="outside right upper")
+    figures.add_legend(figure, handles, loc="outside right upper")
     return figure
 
 

@@ -71,11 +71,11 @@ def strips_figure(strips: Sequence[Strip]) -> Figure:
     y = margin
     for number, (strip, tall) in enumerate(zip(strips, heights, strict=True), 1):
         write(margin, y + head, f"Photo {number}", color=MUTED, va="top")
-        name = figures._shorten(strip.name, 15)
+        name = figures.shorten(strip.name, 15)
         write(margin, y + head + 24, name, color=INK, va="top", weight="bold")
         x = margin + left
         for text, picture in strip.pictures:
-            write(x, y + head - 6, figures._shorten(text, 21), color=INK, va="bottom")
+            write(x, y + head - 6, figures.shorten(text, 21), color=INK, va="bottom")
             figure.figimage(picture, x, height - y - head - tall, origin="upper")
             x += picture.shape[1] + gap
         y += head + tall + gap

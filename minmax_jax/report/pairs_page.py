@@ -109,7 +109,7 @@ def text_tables(workdir: str | pathlib.Path, variants: Sequence[str]) -> str:
 
 
 def write_report(
-    workdir: str | pathlib.Path, variants: Sequence[str], *, title: str
+    workdir: str | pathlib.Path, variants: Sequence[str], *, title: str, note: str = ""
 ) -> pathlib.Path:
     """Writes `report/index.html` and `report/figures/*.png` under `workdir`.
 
@@ -117,6 +117,7 @@ def write_report(
       workdir: the run's folder.
       variants: names of the variants, in the order to show them.
       title: the page's title.
+      note: a paragraph under the ablation.
 
     Returns:
       Path of the page, which needs no other file.
@@ -133,12 +134,17 @@ def write_report(
         path = report / "figures" / f"{name}.png"
         figures.save_png(figure, path)
         written.append(path)
-        return page._data_uri("png", path.read_bytes())
+        return page.data_uri("png", path.read_bytes())
 
-    filters = {"picture": page._picture_uri, "row_names": page._row_names,
-               "value": tables.format_value, "mode_title": mode_title}  # fmt: skip
+    filters = {
+        "picture": page.picture_uri,
+        "row_names": page.row_names,
+        "value": tables.format_value,
+        "mode_title": mode_title,
+    }
     html = templates.template("pairs.html", filters).render(
         title=title,
+        note=note,
         curves=draw("curves", figures.curves_figure({n: v.history for n, v in found.items()})),
         variants={name: _shown(name, variant, draw) for name, variant in found.items()},
         config=dict(templates.flat(files.read_json(workdir / "config.json"))),

@@ -31,7 +31,9 @@ def run():
 def written(run, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     write_run(workdir, run)
-    return pairs_page.write_report(str(workdir), VARIANTS, title=f"Made up {EVIL}")
+    return pairs_page.write_report(
+        str(workdir), VARIANTS, title=f"Made up {EVIL}", note=f"Why: {EVIL}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,8 @@ def test_page_is_whole_and_needs_nothing_else(written, parsed):
     assert anchors and all(f'id="{anchor[1:]}"' in text for anchor in anchors)
     for name in (EVIL, NAMES[3]):
         assert name in parsed.text
-    assert parsed.text.count(EVIL) >= 5
+    assert parsed.text.count(EVIL) >= 6
+    assert f"Why: {EVIL}" in parsed.text
 
 
 def test_pictures_open(parsed, run):
