@@ -12,14 +12,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Files that take long for their number of tests: begun first, so that no core is left with them.
-_LONG = ("test_devices.py", "test_run.py", "test_parity_keras.py", "test_sweep_devices.py")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in _LONG)
-
-
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
     """Folder of real photos and weights, named by `MINMAX_JAX_REAL_DATA`."""
