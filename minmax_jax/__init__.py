@@ -7,10 +7,12 @@ Images are float32 `(b H W 3)`, preprocessed; maps `(b c h w)`, one for every la
 """
 
 from minmax_jax.approximation import approximation_error
+from minmax_jax.augmented import augmented_cam, make_augmented_fn
 from minmax_jax.cams.maps import normalize_maps, resize_maps
 from minmax_jax.cams.method import Method
 from minmax_jax.evaluate import evaluate
-from minmax_jax.explain import METHODS, explain, make_explain_fn
+from minmax_jax.explain import explain, make_explain_fn
+from minmax_jax.methods import METHODS
 from minmax_jax.models import NETWORKS, Network, create_network
 from minmax_jax.multi_layer import make_multi_layer_fn, multi_layer_cam
 from minmax_jax.select import DetectedLabels, NamedLabels, TopLabels
@@ -24,9 +26,11 @@ __all__ = [
     "Network",
     "TopLabels",
     "approximation_error",
+    "augmented_cam",
     "create_network",
     "evaluate",
     "explain",
+    "make_augmented_fn",
     "make_explain_fn",
     "make_multi_layer_fn",
     "multi_layer_cam",

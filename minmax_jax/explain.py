@@ -1,8 +1,7 @@
 """Activation maps of all or chosen labels of every image, by any method, in one pass.
 
-A method is a score (rows of cotangents over the labels) and a way to make a map. Three families
-differ in what the map is made of: the kernel of a linear head, gradients at a tap, or forward
-passes over masked images. Methods that are asked for together share one forward pass.
+A method is a score (rows of cotangents over the labels) and a way to make a map, of what its family
+says (`cams.method`). Methods that are asked for together share one forward pass.
 """
 
 from __future__ import annotations
@@ -14,34 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minmax_jax import memory, parallel
-from minmax_jax.cams import gradients, masking, scores, weights
+from minmax_jax import parallel
+from minmax_jax.cams import masking
 from minmax_jax.cams.method import Method
-from minmax_jax.models.heads import ACOL
+from minmax_jax.families import MAKERS, Request, needed_taps
+from minmax_jax.methods import METHODS, check_methods, check_names, group_methods
 from minmax_jax.models.network import Network, check_images
-from minmax_jax.pullback import (
-    at_least_float32,
-    forward,
-    gradient_maps,
-    kernel_maps,
-    label_maps,
-)
-from minmax_jax.select import AllLabels, Policy
+from minmax_jax.pullback import IMAGE, forward
+from minmax_jax.select import AllLabels, Policy, Selection
 
 # What makes probabilities of logits `(b c)`.
 ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}
-
-METHODS: dict[str, Method] = {
-    "cam": Method("kernel", scores.one_label, weights.cam),
-    "grad_cam": Method("gradient", scores.one_label, gradients.grad_cam),
-    "grad_cam_plus_plus": Method("gradient", scores.one_label, gradients.grad_cam_plus_plus),
-    "score_cam": Method("masking", None, weights.cam),
-    "minmax_cam": Method("kernel", scores.minmax, weights.cam),
-    "d_minmax_cam": Method("kernel", scores.decomposed, weights.d_minmax_cam),
-    "minmax_grad_cam": Method("gradient", scores.minmax, gradients.grad_cam),
-    "d_minmax_grad_cam": Method("gradient", scores.decomposed, gradients.d_minmax_grad_cam),
-    "acol_cam": Method("kernel", scores.one_label, weights.acol_cam),
-}
 
 
 def explain(
@@ -52,6 +34,7 @@ def explain(
     method: str | Method = "minmax_cam",
     select: Policy | None = None,
     present: jax.Array | None = None,
+    labels: jax.Array | None = None,
     activation: str = "sigmoid",
     tap: str | None = None,
     mask_chunk: int | None = None,
@@ -74,8 +57,9 @@ def explain(
       present: `(b c)` bool, labels taken to be in each image; by default what `select` says, and
         without it those with a sigmoid above 0.5.
       activation: "sigmoid" or "softmax", what makes the probabilities by which Score-CAM weighs.
+      labels: `(b n)` int, the labels to explain of each image, in place of `select`.
       tap: the activations to explain; by default the last of `network.taps`, which is the only one
-        for kernel methods.
+        for kernel methods. Saliency methods explain the image itself, whatever the tap.
       mask_chunk: masked images in one forward pass of Score-CAM on each device, at most; by
         default as many as suit the device (`memory.images_at_once`).
       channels: Score-CAM from only so many channels of each image, those with the highest standard
@@ -86,12 +70,13 @@ def explain(
 
     Returns:
       Maps `(b n h w)` float32 after ReLU, before normalisation, and logits `(b c)`; with `select`
-      a `Selection` as well, whose `labels (b n)` are those of the maps.
+      a `Selection` as well, whose `labels (b n)` are those of the maps. Maps of saliency methods
+      have the size of the images.
 
     Raises:
       ValueError: for an unknown method, activation or tap, a method that the network does not
-        support, numbers below 1, `channels` or `clusters` together or without Score-CAM, and arrays
-        of another rank, shape or dtype.
+        support, numbers below 1, `channels` or `clusters` together or without Score-CAM, `select`
+        and `labels` together, and arrays of another rank, shape or dtype.
     """
     explain_fn = make_explain_fn(
         network,
@@ -103,7 +88,12 @@ def explain(
         channels=channels,
         clusters=clusters,
     )
-    return explain_fn(variables, images, None if present is None else jnp.asarray(present))
+    return explain_fn(
+        variables,
+        images,
+        None if present is None else jnp.asarray(present),
+        labels=None if labels is None else jnp.asarray(labels),
+    )
 
 
 def make_explain_fn(
@@ -130,10 +120,11 @@ def make_explain_fn(
         are split all the same.
 
     Returns:
-      `(variables, images, present=None, valid=None) -> (maps, logits)`, and the selection with
-      `select`, as in `explain`. For several methods `maps` is a dict by name, for several taps one
-      by tap, for both `{name: {tap: (b n h w)}}`. `valid (b,)` bool is False for images that only
-      fill up a batch: Score-CAM leaves them out, and their maps mean nothing.
+      `(variables, images, present=None, valid=None, labels=None) -> (maps, logits)`, and the
+      selection with `select`, as in `explain`. For several methods `maps` is a dict by name, for
+      several taps one by tap, for both `{name: {tap: (b n h w)}}`, where saliency methods have the
+      one tap "image". `valid (b,)` bool is False for images that only fill up a batch: methods of
+      many passes leave them out, and their maps mean nothing.
 
     Raises:
       ValueError: as `explain`.
@@ -141,7 +132,7 @@ def make_explain_fn(
     methods = _methods_by_name(method)
     tap = network.taps[-1] if tap is None else tap
     taps = (tap,) if isinstance(tap, str) else tuple(tap)
-    _check_methods(network, methods, taps)
+    check_methods(network, methods, taps)
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; valid: {', '.join(ACTIVATIONS)}")
     if mask_chunk is not None and mask_chunk < 1:
@@ -168,27 +159,6 @@ def make_explain_fn(
     return _simple_fn(
         explain_fn, next(iter(methods)) if one_method else None, tap if one_tap else None
     )
-
-
-def supported_methods(network: Network) -> tuple[str, ...]:
-    """Names of the methods that a network's head allows, in the order of `METHODS`."""
-    return tuple(name for name, method in METHODS.items() if not _why_not(network, name, method))
-
-
-def group_methods(methods: Sequence[str]) -> list[tuple[str, ...]]:
-    """Groups of methods to be made in one pass each.
-
-    Masking methods stand alone, as their forward passes outnumber everybody else's; the others
-    share one pass.
-
-    Raises:
-      ValueError: for unknown methods, and if there is none.
-    """
-    _check_names(methods)
-    groups: dict[str, list[str]] = {}
-    for name in methods:
-        groups.setdefault(name if METHODS[name].family == "masking" else "", []).append(name)
-    return [tuple(group) for group in groups.values()]
 
 
 def make_explain_fns(
@@ -226,43 +196,40 @@ def make_explain_fns(
 def _explain_fn(network, methods, select, activation, taps, mask_chunk, channels, clusters, mesh):
     """The function whose maps are `{name: {tap: (b n h w)}}`."""
     policy = AllLabels() if select is None else select
+    needed = needed_taps([method for _, method in methods], taps)
 
-    def explain_fn(variables, images, present=None, valid=None):
+    def explain_fn(variables, images, present=None, valid=None, labels=None):
         check_images(images)
         images = parallel.split(mesh, images, or_whole=True)
-        activations, logits, pullback = forward(network, variables, images, taps)
+
+        @functools.cache
+        def passes(rule):
+            return forward(network, variables, images, needed[rule], rule=rule)
+
+        _, logits, _ = passes("gradient")
         selection = policy(logits)
+        if labels is not None:
+            if select is not None:
+                raise ValueError("give select or labels, not both")
+            selection = _given(labels, logits)
         if present is not None:
             selection = selection._replace(present=_checked_present(present, logits))
-
-        def make_maps(method):
-            if method.family == "gradient":
-                return gradient_maps(method, activations, pullback, selection)
-            if method.family == "kernel":
-                kernel = at_least_float32(network.head_kernel(variables))
-                last = taps[-1]
-                return {last: kernel_maps(method, activations[last], kernel, selection)}
-            return {tap: masking_maps(method, activations[tap]) for tap in taps}
-
-        def masking_maps(method, activations):
-            b, *_, k = activations.shape
-            per_device = mask_chunk or memory.images_at_once(
-                network.apply, variables, _shape_of_one(images), mesh=mesh
-            )
-            channel_weights = masking.score_cam_weights(
-                lambda masked: ACTIVATIONS[activation](network.apply(variables, masked)[0]),
-                images,
-                activations,
-                labels=None if select is None else selection.labels,
-                valid=valid,
-                channels=channels,
-                clusters=clusters,
-                chunk_size=_chunk_size(b * min(k, channels or k, clusters or k), per_device, mesh),
-                split=functools.partial(parallel.split, mesh),
-            )
-            return label_maps(method, activations, jnp.moveaxis(channel_weights, -1, 1))
-
-        maps = {name: make_maps(method) for name, method in methods}
+        request = Request(
+            network=network,
+            variables=variables,
+            images=images,
+            taps=taps,
+            passes=passes,
+            selection=selection,
+            all_labels=select is None and labels is None,
+            probabilities=ACTIVATIONS[activation],
+            valid=valid,
+            mask_chunk=mask_chunk,
+            channels=channels,
+            clusters=clusters,
+            mesh=mesh,
+        )
+        maps = {name: MAKERS[method.family](request, method) for name, method in methods}
         return (maps, logits) if select is None else (maps, logits, selection)
 
     return jax.jit(explain_fn)
@@ -272,24 +239,22 @@ def _explain_fn(network, methods, select, activation, taps, mask_chunk, channels
 def _simple_fn(explain_fn, name, tap):
     """The same without the dicts of what there is only one of."""
 
-    def simple_fn(variables, images, present=None, valid=None):
-        maps, *rest = explain_fn(variables, images, present, valid)
+    def simple_fn(variables, images, present=None, valid=None, labels=None):
+        maps, *rest = explain_fn(variables, images, present, valid, labels)
         if tap is not None:
-            maps = {name: at_taps[tap] for name, at_taps in maps.items()}
+            maps = {name: at_taps.get(tap, at_taps.get(IMAGE)) for name, at_taps in maps.items()}
         return (maps if name is None else maps[name]), *rest
 
     return jax.jit(simple_fn)
 
 
-def _shape_of_one(images):
-    return jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
-
-
-def _chunk_size(masks, per_device, mesh):
-    """Masked images in one forward pass on all devices: as few passes, then as small as can be."""
-    devices = 1 if mesh is None else mesh.size
-    passes = -(-masks // (per_device * devices))
-    return -(-masks // (passes * devices)) * devices
+def _given(labels, logits):
+    """The selection of labels that were given, `(b n)`."""
+    if labels.ndim != 2 or len(labels) != len(logits):
+        raise ValueError(f"labels have shape {labels.shape}, needed is ({len(logits)}, n)")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, not {labels.dtype}")
+    return Selection(labels, jnp.ones(labels.shape, bool), logits > 0)
 
 
 def _checked_present(present, logits):
@@ -302,46 +267,5 @@ def _methods_by_name(method: str | Method | Sequence[str]) -> dict[str, Method]:
     if isinstance(method, Method):
         return {"the method given": method}
     names = (method,) if isinstance(method, str) else tuple(method)
-    _check_names(names)
+    check_names(names)
     return {name: METHODS[name] for name in names}
-
-
-def _check_methods(network: Network, methods: dict[str, Method], taps: tuple[str, ...]) -> None:
-    valid = ", ".join(network.taps)
-    if not taps or len(set(taps)) < len(taps):
-        raise ValueError(f"taps must be named, each once, not {taps}; taps: {valid}")
-    for tap in taps:
-        if tap not in network.taps:
-            raise ValueError(f"unknown tap {tap!r}; taps: {valid}")
-    last = network.taps[-1]
-    for name, method in methods.items():
-        if why_not := _why_not(network, name, method):
-            raise ValueError(why_not)
-        if method.family == "kernel" and taps != (last,):
-            other = next(tap for tap in taps if tap != last)
-            form = name.replace("cam", "grad_cam")
-            raise ValueError(
-                f"{name} explains the last tap {last!r} only, not {other!r}; use "
-                + (form if form in METHODS else "a gradient method")
-            )
-
-
-def _why_not(network: Network, name: str, method: Method) -> str:
-    """Why a network does not support a method; "" if it does."""
-    if method.family == "kernel" and network.head_kernel is None:
-        return (
-            f"{name} needs a head that is linear after pooling, and the network has no "
-            "head_kernel; use a gradient method"
-        )
-    if name == "acol_cam" and network.taps[-1] != ACOL:
-        return f"acol_cam needs the head {ACOL!r}, and the network has another"
-    return ""
-
-
-def _check_names(names: Sequence[str]) -> None:
-    valid = ", ".join(METHODS)
-    if not names:
-        raise ValueError(f"no method given; methods: {valid}")
-    for name in names:
-        if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}; methods: {valid}")

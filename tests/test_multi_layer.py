@@ -385,7 +385,7 @@ def test_errors(options, message, variables, images):
     [
         ("gradients", difference, "unknown family 'gradients'; families: kernel, gradient, mask"),
         ("gradient", None, "a method of the family gradient needs a score"),
-        ("masking", difference, "a method of the family masking takes no score"),
+        ("activation", difference, "a method of the family activation takes no score"),
     ],
 )
 def test_a_method_has_a_family_and_what_it_needs(family, score, message):

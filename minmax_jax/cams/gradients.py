@@ -1,6 +1,8 @@
 """Maps from activations and the gradients of a score with respect to them.
 
 The factor `1 / (h w)` of the published weights is left out: it vanishes in the normalisation.
+Any score goes: what a form calls the gradients are those of one label's logit in its paper, of the
+difference of labels with the MinMax cotangent.
 """
 
 from __future__ import annotations
@@ -61,3 +63,60 @@ def grad_cam_plus_plus(activations: jax.Array, gradients: jax.Array) -> jax.Arra
     defined = denominator != 0
     factors = jnp.where(defined, 1 / jnp.where(defined, denominator, 1), 0)
     return weights.cam(activations, (factors * jax.nn.relu(gradients)).sum(axis=(0, 1)))
+
+
+def hires_cam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
+    """HiResCAM: `relu(sum_k A_k g_k)`, position by position (Draelos and Carin 2020).
+
+    Args:
+      activations: `(h w k)`.
+      gradients: `(h w k)`, of the score.
+
+    Returns:
+      `(h w)` raw map, not normalised.
+    """
+    return jax.nn.relu((activations * gradients).sum(axis=-1))
+
+
+def xgrad_cam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
+    """XGrad-CAM: channels weighted by `sum_ij g A / sum_ij A` (Fu et al. 2020).
+
+    The weight is 0 where the channel's sum is 0.
+
+    Args:
+      activations: `(h w k)`.
+      gradients: `(h w k)`, of the score.
+
+    Returns:
+      `(h w)` raw map, not normalised.
+    """
+    total = activations.sum(axis=(0, 1))
+    live = total != 0
+    channel_weights = (gradients * activations).sum(axis=(0, 1)) / jnp.where(live, total, 1)
+    return weights.cam(activations, jnp.where(live, channel_weights, 0))
+
+
+def layer_cam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
+    """LayerCAM: `relu(sum_k relu(g_k) A_k)`, position by position (Jiang et al. 2021).
+
+    Args:
+      activations: `(h w k)`.
+      gradients: `(h w k)`, of the score.
+
+    Returns:
+      `(h w)` raw map, not normalised.
+    """
+    return hires_cam(activations, jax.nn.relu(gradients))
+
+
+def relevance_cam(activations: jax.Array, relevance: jax.Array) -> jax.Array:
+    """Relevance-CAM: channels weighted by their summed relevance (Lee et al. 2021).
+
+    Args:
+      activations: `(h w k)`.
+      relevance: `(h w k)`, of layer-wise relevance propagation from the score's row.
+
+    Returns:
+      `(h w)` raw map, not normalised.
+    """
+    return weights.cam(activations, relevance.sum(axis=(0, 1)))

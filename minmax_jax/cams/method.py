@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 import jax
 
+from .saliency import Inputs
+
+FAMILIES = ("kernel", "gradient", "activation", "masking", "ablation", "saliency")
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -21,25 +25,43 @@ class Method:
         target = Method("gradient", difference, gradients.grad_cam)
         maps, *_ = explain(..., method=target, select=NamedLabels((3,)))
 
+    What a map is made of depends on the family:
+
+        kernel      activations `(h w k)`, weights `(k,)`: the head's kernel times the score's row
+        gradient    activations `(h w k)`, gradients `(h w k)` of the score
+        activation  activations `(h w k)` alone: the same map for every label
+        masking     activations `(h w k)`, scores `(k,)` of the image seen through each channel
+        ablation    activations `(h w k)`, weights `(k,)`: what the score loses without a channel
+        saliency    the image `(H W 3)` and gradients `(H W 3)` of the score
+
+    Decomposed scores give three weights or gradients, `(3 ...)`.
+
     Attributes:
-      family: "kernel", "gradient" or "masking".
+      family: see above. Maps are raw, `(h w)`; those of saliency have the size of the image.
       score: `present (c,)` and `labels (n,)` to cotangents `(n c)`, or `(n 3 c)` for decomposed
-        scores; None for masking methods, which weigh channels by the label's own probability.
-      map: activations `(h w k)` and what the cotangents of one label were pulled back to (channel
-        weights `(k,)` or gradients `(h w k)`; three of them for decomposed scores) to a raw map
-        `(h w)`.
+        scores. For masking: logits `(m c)` to the scores that weigh channels, or None for
+        probabilities. None for activations.
+      map: see above.
+      rule: of the backward pass (`rules.RULES`): "gradient", "guided" or "relevance"; or "biases",
+        by which a saliency map is made of two dicts, of the image and all biases of the network
+        (`rules.with_biases`) and of the gradients there.
+      inputs: of saliency, the points over which gradients are averaged; by default the image alone.
 
     Raises:
       ValueError: for another family, or a score that is missing or too much.
     """
 
     family: str
-    score: Callable[[jax.Array, jax.Array], jax.Array] | None
-    map: Callable[[jax.Array, jax.Array], jax.Array]
+    score: Callable[..., jax.Array] | None
+    map: Callable[..., jax.Array]
+    rule: str = "gradient"
+    inputs: Inputs | None = None
 
     def __post_init__(self):
-        if self.family not in ("kernel", "gradient", "masking"):
-            raise ValueError(f"unknown family {self.family!r}; families: kernel, gradient, masking")
-        if (self.score is None) != (self.family == "masking"):
+        if self.family not in FAMILIES:
+            raise ValueError(f"unknown family {self.family!r}; families: {', '.join(FAMILIES)}")
+        if self.family != "masking" and (self.score is None) != (self.family == "activation"):
             needs = "takes no score" if self.score else "needs a score"
             raise ValueError(f"a method of the family {self.family} {needs}")
+        if self.inputs is not None and self.family != "saliency":
+            raise ValueError(f"inputs are for saliency, not for the family {self.family}")

@@ -42,6 +42,24 @@ def minmax(present: jax.Array, labels: jax.Array) -> jax.Array:
     return own - others
 
 
+def one_versus_rest(present: jax.Array, labels: jax.Array) -> jax.Array:
+    """Rows with 1 for the label and `-1 / (c - 1)` for every other, present or not.
+
+    The relevance that Relevance-CAM starts from (Lee et al. 2021), less a factor, the label's own
+    logit, which vanishes in the normalisation up to its sign. (The released code, written for
+    ImageNet, has -1/1000.)
+
+    Args:
+      present: `(c,)` bool; only its length matters.
+      labels: `(n,)` integers, the labels wanted.
+
+    Returns:
+      `(n c)` float32, a row for each of `labels`.
+    """
+    own = one_label(present, labels)
+    return own - _mean_row(1 - own)
+
+
 def decomposed(present: jax.Array, labels: jax.Array) -> jax.Array:
     """Cotangents of the three terms of D-MinMax (MinMax-CAM, Eq. 8 and 9).
 

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from minmax_jax import parallel
-from minmax_jax.explain import METHODS, make_explain_fn
+from minmax_jax.explain import make_explain_fn
+from minmax_jax.methods import METHODS
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.pairs import scoring
 from minmax_jax.pairs.maps import PairMaps, make_maps_fn

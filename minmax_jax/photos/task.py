@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from minmax_jax import files
 from minmax_jax.data import images as images_lib
-from minmax_jax.explain import ACTIVATIONS, group_methods, make_explain_fns
+from minmax_jax.explain import ACTIVATIONS, make_explain_fns
+from minmax_jax.methods import group_methods
 from minmax_jax.photos import labels as labels_lib
 from minmax_jax.photos.listing import find_photos, printable
 from minmax_jax.photos.page import write_page

@@ -130,3 +130,114 @@ def test_gradients_at_zero_are_finite():
     for present in ([True, True, False], [False, False, False]):
         arrays = jnp.zeros(SHAPE), jnp.zeros((NUM_LABELS, *SHAPE)), np.array(present)
         assert all(np.isfinite(found).all() for found in gradient(*arrays))
+
+
+def hires_cam64(activations, gradients):
+    height, width, channels = activations.shape
+    out = np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            products = [activations[i, j, k] * gradients[i, j, k] for k in range(channels)]
+            out[i, j] = reference.relu(sum(products))
+    return out
+
+
+def layer_cam64(activations, gradients):
+    return hires_cam64(activations, np.vectorize(reference.relu)(gradients))
+
+
+def xgrad_cam64(activations, gradients):
+    weights = []
+    for channel, gradient in zip(activations.T, gradients.T, strict=True):
+        total = sum(channel.flat)
+        products = [a * g for a, g in zip(channel.flat, gradient.flat, strict=True)]
+        weights.append(sum(products) / total if total != 0 else 0.0)
+    return reference.weighted_map(activations, weights)
+
+
+def relevance_cam64(activations, relevance):
+    return reference.weighted_map(activations, [sum(channel.flat) for channel in relevance.T])
+
+
+FORMS = {
+    "hires_cam": hires_cam64,
+    "xgrad_cam": xgrad_cam64,
+    "layer_cam": layer_cam64,
+    "relevance_cam": relevance_cam64,
+}
+compiled_forms = {name: jax.jit(jax.vmap(getattr(gradients, name))) for name in FORMS}
+
+
+def check_forms(activations, gradient, expected=None):
+    """All four forms of one example against the loops, and against maps known beforehand."""
+    activations, gradient = (np.asarray(x, np.float32) for x in (activations, gradient))
+    for name, form in FORMS.items():
+        found = np.asarray(compiled_forms[name](activations[None], gradient[None]))[0]
+        assert found.shape == activations.shape[:2] and found.dtype == np.float32
+        wanted = form(activations.astype(float), gradient.astype(float))
+        atol = 1e-5 * max(1, np.abs(wanted).max())
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=atol)
+        if expected is not None:
+            np.testing.assert_allclose(found, expected[name])
+
+
+@SETTINGS
+@given(
+    st.sampled_from([SHAPE, (1, 1, 4), (2, 3, 1)]),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_the_wider_family_is_what_its_equations_say(shape, seed, rectified):
+    """Of one position and one channel too, and with some channels that are 0."""
+    rng = np.random.default_rng(seed)
+    activations = rng.normal(size=shape)
+    if rectified:
+        activations = np.maximum(activations, 0) * (rng.uniform(size=shape[-1]) < 0.7)
+    else:  # a weight of XGrad-CAM divides by the sum
+        activations += np.sign(activations.sum(axis=(0, 1)))
+    check_forms(activations, rng.normal(size=shape))
+
+
+def test_what_tells_the_wider_family_apart():
+    """Of one channel, two positions that count for and against the label."""
+    check_forms(
+        [[[2.0], [2.0]]],
+        [[[3.0], [-1.0]]],
+        {
+            "hires_cam": [[6, 0]],
+            "xgrad_cam": [[2, 2]],  # w = (6 - 2) / 4
+            "layer_cam": [[6, 0]],
+            "relevance_cam": [[4, 4]],  # w = 3 - 1
+        },
+    )
+    check_forms(  # the second channel counts against the label everywhere
+        [[[2.0, 1.0], [2.0, 3.0]]],
+        [[[1.0, -1.0], [1.0, -1.0]]],
+        {
+            "hires_cam": [[1, 0]],
+            "xgrad_cam": [[1, 0]],
+            "layer_cam": [[2, 2]],
+            "relevance_cam": [[2, 0]],
+        },
+    )
+
+
+def test_a_channel_that_sums_to_zero_has_no_weight_in_xgrad_cam():
+    check_forms(
+        [[[1.0, 1.0], [-1.0, 1.0]]],
+        [[[5.0, 1.0], [0.0, 1.0]]],
+        {
+            "hires_cam": [[6, 1]],
+            "xgrad_cam": [[1, 1]],
+            "layer_cam": [[6, 1]],
+            "relevance_cam": [[7, 0]],
+        },
+    )
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_zeros_give_zero_maps_with_finite_derivatives(name):
+    form, zeros = getattr(gradients, name), jnp.zeros((2, *SHAPE))
+    np.testing.assert_array_equal(compiled_forms[name](zeros, zeros), np.zeros((2, *SHAPE[:2])))
+    derivative = jax.jit(jax.grad(lambda *arrays: form(*arrays).sum(), argnums=(0, 1)))
+    assert all(np.isfinite(found).all() for found in derivative(zeros[0], zeros[0]))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minmax_jax.cams import masking
 from tests import reference
@@ -275,3 +277,66 @@ def test_errors(example, options, message):
     with pytest.raises(ValueError, match=message) as error:
         masking.score_cam_weights(network, *example, chunk_size=4, **options)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_not_forwarded_has_the_weight_asked_for(example, expected):
+    """Flat channels, images that only fill up a batch, and what an approximation leaves out."""
+    skipped = {"skipped_weight": -np.inf}
+    weights = run(*example, chunk_size=4, valid=(False, True), **skipped)
+    np.testing.assert_array_equal(weights[0], np.full((5, 4), -np.inf))
+    np.testing.assert_array_equal(weights[1, [0, 3]], np.full((2, 4), -np.inf))
+    np.testing.assert_allclose(weights[1, [1, 2, 4]], expected[1, [1, 2, 4]], atol=2e-6)
+    weights = run(*example, chunk_size=4, channels=2, **skipped)
+    assert [np.isfinite(row).all(axis=1).nonzero()[0].tolist() for row in weights] == [
+        sorted(most_varied(activations, 2)) for activations in example[1]
+    ]
+    weights = run(*example, chunk_size=4, clusters=2, **skipped)
+    assert {(b, k) for b, k in np.ndindex(2, 5) if np.isinf(weights[b, k]).all()} == set(FLAT)
+
+
+softmax_score_cam = jax.jit(jax.vmap(masking.softmax_score_cam))
+
+
+def softmax_score_cam64(activations, scores):
+    """Of one example; the softmax is over the channels that count."""
+    channels = range(activations.shape[-1])
+    live = [k for k in channels if np.ptp(activations[..., k]) > 0 and scores[k] > -np.inf]
+    highest = max((scores[k] for k in live), default=0.0)
+    powers = [np.exp(scores[k] - highest) if k in live else 0.0 for k in channels]
+    total = sum(powers) or 1.0
+    return reference.weighted_map(activations, [power / total for power in powers])
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([(3, 4, 5), (1, 2, 1), (1, 1, 3)]),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1.0, 30.0, 1e4]),
+)
+def test_softmax_score_cam(shape, seed, scale):
+    """Logits however large; some channels flat, some left out."""
+    rng = np.random.default_rng(seed)
+    activations = rng.normal(size=(2, *shape)).astype(np.float32)
+    scores = (scale * rng.normal(size=(2, shape[-1]))).astype(np.float32)
+    for b in range(2):
+        activations[b][..., rng.uniform(size=shape[-1]) < 0.3] = 2
+        scores[b][rng.uniform(size=shape[-1]) < 0.3] = -np.inf
+    maps = softmax_score_cam(activations, scores)
+    assert maps.shape == (2, *shape[:2]) and maps.dtype == np.float32
+    for b in range(2):
+        expected = softmax_score_cam64(activations[b].astype(float), scores[b].astype(float))
+        np.testing.assert_allclose(maps[b], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_baseline_cancels_in_the_softmax():
+    """Two channels whose scores differ by the logarithm of three weigh 3/4 and 1/4."""
+    activations = np.array([[[[4.0, 0.0, 1.0], [0.0, 4.0, 1.0]]]], np.float32)
+    for baseline in (0.0, 5.0, -300.0):
+        scores = np.array([[np.log(3.0), 0.0, 9.0]], np.float32) + np.float32(baseline)
+        np.testing.assert_allclose(softmax_score_cam(activations, scores), [[[3, 1]]], rtol=1e-4)
+
+
+def test_nothing_live_has_an_empty_map():
+    activations = np.ones((1, 2, 3, 4), np.float32)
+    for scores in (np.ones((1, 4), np.float32), np.full((1, 4), -np.inf, np.float32)):
+        np.testing.assert_array_equal(softmax_score_cam(activations, scores), np.zeros((1, 2, 3)))

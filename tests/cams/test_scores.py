@@ -22,6 +22,7 @@ def of_all_labels(score):
 one_label = of_all_labels(scores.one_label)
 minmax = of_all_labels(scores.minmax)
 decomposed = of_all_labels(scores.decomposed)
+one_versus_rest = of_all_labels(scores.one_versus_rest)
 recombine = jax.jit(jax.vmap(scores.recombine))
 
 
@@ -55,10 +56,29 @@ def test_scores_of_random_logits(present, seed):
             np.testing.assert_allclose(rows @ logits[b], expected, rtol=1e-6, atol=1e-6)
 
 
+@SETTINGS
+@given(present_batches(), st.integers(0, 2**32 - 1))
+def test_one_versus_rest_is_the_logit_less_the_mean_of_all_others(present, seed):
+    """Whatever is present; a single label has no others."""
+    logits = np.random.default_rng(seed).normal(size=present.shape)
+    rows = one_versus_rest(present)
+    size = present.shape[1]
+    assert rows.shape == (2, size, size) and rows.dtype == np.float32
+    for b in range(2):
+        for label in range(size):
+            rest = [logits[b, n] for n in range(size) if n != label]
+            expected = logits[b, label] - (sum(rest) / len(rest) if rest else 0)
+            np.testing.assert_allclose(rows[b, label] @ logits[b], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_rows_of_some_labels_are_rows_of_all_labels():
     """In the order asked for, a label twice too; no array is larger than the rows."""
     present, labels = np.array([True, False, True, True, False]), np.array([3, 1, 3])
-    for score, every in ((scores.one_label, one_label), (scores.minmax, minmax)):
+    for score, every in (
+        (scores.one_label, one_label),
+        (scores.minmax, minmax),
+        (scores.one_versus_rest, one_versus_rest),
+    ):
         np.testing.assert_array_equal(score(present, labels), every(present[None])[0][labels])
     some = scores.decomposed(present, labels)
     assert some.shape == (3, 3, 5)
