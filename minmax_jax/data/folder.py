@@ -99,7 +99,7 @@ class CsvFolder:
         path, rows = folder / names[split], tables[split]
         self._labels = multi_hot(rows, self.label_names, path)
         files = [_find_image(str(folder / images), row, path) for row in rows]
-        self._images = [os.path.join(folder, images, file) for file in files]
+        self.image_paths = [os.path.join(folder, images, file) for file in files]
         self._masks = []
         if masks:
             self._masks = [
@@ -111,14 +111,14 @@ class CsvFolder:
         self.skipped = ()
         if on_error == "skip":
             self._skip_damaged()
-            if not self._images:
+            if not self.image_paths:
                 raise ValueError(f"{path}: none of its {len(rows)} images can be decoded")
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.image_paths)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        image = images_lib.decode_image(self._images[index])
+        image = images_lib.decode_image(self.image_paths[index])
         example = {"image": image, "labels": self._labels[index].copy()}
         if self.has_masks:
             path = self._masks[index]
@@ -130,15 +130,16 @@ class CsvFolder:
         with futures.ThreadPoolExecutor() as pool:
             whole = list(
                 tqdm.tqdm(
-                    pool.map(_is_whole, self._images),
-                    total=len(self._images),
+                    pool.map(_is_whole, self.image_paths),
+                    total=len(self.image_paths),
                     desc="checking images",
                     unit="image",
                 )
             )
         kept = np.flatnonzero(whole)
-        self.skipped = tuple(path for path, ok in zip(self._images, whole, strict=True) if not ok)
-        self._images = [self._images[i] for i in kept]
+        paths = zip(self.image_paths, whole, strict=True)
+        self.skipped = tuple(path for path, ok in paths if not ok)
+        self.image_paths = [self.image_paths[i] for i in kept]
         self._masks = [self._masks[i] for i in kept] if self.has_masks else []
         self._labels = self._labels[kept]
 
