@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from minmax_jax.models import efficientnet, mobilenet_v2, resnet, scenes_resnet, vgg
 from minmax_jax.models.attention import ATTENTIONS
@@ -90,15 +91,20 @@ def create_network(
     style: str | None = None,
     dtype: str = "float32",
     preprocess: Normalize | None = None,
+    alpha_end: float = 20.0,
+    alpha_steps: int = 1000,
+    regularized: Sequence[str] = (),
 ) -> Network:
     """Makes a network by name.
 
     Args:
       name: one of `NETWORKS`.
       num_labels: number of labels `c`.
-      head: "dense"; "kur" for the kernel usage regularisation (Eq. 15); "acol" for two classifiers,
-        the second on features erased where the first finds its most probable label (`models.acol`).
-      alpha: factor of the regularised kernel; used by "kur" only.
+      head: "dense"; "kur" for the kernel usage regularisation (Eq. 15), "kur_learned" and
+        "kur_scheduled" for one whose factor moves in training; "acol" for two classifiers, the
+        second on features erased where the first finds its most probable label (`models.acol`).
+      alpha: factor of the regularised kernel; with "kur_learned" the value that its training
+        starts from, with "kur_scheduled" the first.
       dropout: fraction of the pooled features dropped before the head in training.
       attention: "none", or "cbam" for channel and spatial attention at the end of the residual
         branches of a ResNet v1 or of "scenes_resnet" (`models.attention`).
@@ -106,10 +112,15 @@ def create_network(
         the first of them. Weights want the style that they were trained in.
       dtype: of the computation up to the head, one of `DTYPES`; parameters and logits are float32.
       preprocess: in place of the style's own.
+      alpha_end, alpha_steps: "kur_scheduled" goes linearly from `alpha` to `alpha_end` over so many
+        passes in training (a step has one, or as many as parts that it accumulates).
+      regularized: names of 1x1 convolutions (of `Network.layers`) whose kernels are used
+        regularised as well, scaled to work at initialisation (`models.regularized`).
 
     Raises:
-      ValueError: unknown name, head, attention, style or dtype, `num_labels` below 1, `dropout`
-        outside [0, 1), attention in a network that has none.
+      ValueError: unknown name, head, attention, style or dtype, `num_labels` or `alpha_steps` below
+        1, `dropout` outside [0, 1), an infinite `alpha_end`, attention in a network that has none,
+        `regularized` layers that are no 1x1 convolutions.
     """
     styles = styles_of(name)
     check_head(head)
@@ -122,6 +133,10 @@ def create_network(
     if attention != "none" and not _NETWORKS[name].attends:
         attending = [other for other, entry in _NETWORKS.items() if entry.attends]
         raise ValueError(f"{name} has no attention {attention!r}; networks with it: {attending}.")
+    if isinstance(alpha_steps, bool) or not isinstance(alpha_steps, int) or alpha_steps < 1:
+        raise ValueError(f"alpha_steps must be a positive int, got {alpha_steps!r}.")
+    if not math.isfinite(alpha_end):
+        raise ValueError(f"alpha_end must be finite, got {alpha_end!r}.")
     style = styles[0] if style is None else style
     if style not in styles:
         raise ValueError(f"unknown style {style!r} of {name}; its styles are {list(styles)}.")
@@ -137,6 +152,8 @@ def create_network(
         dropout=dropout,
         dtype=dtype,
         attention=attention,
+        alpha_end=alpha_end,
+        alpha_steps=alpha_steps,
         **dict(arithmetic.options),
     )
     return from_module(
@@ -145,6 +162,7 @@ def create_network(
         style=style,
         image_size=entry.image_size,
         preprocess=preprocess or arithmetic.preprocess,
+        regularized=regularized,
     )
 
 

@@ -47,7 +47,8 @@ class Backbone(nn.Module):
     the taps, `x = norm(x, name=layer)` normalises a batch, `train` says whether random layers work.
 
     Attributes:
-      num_labels, head, alpha, dropout: see `heads.Head` and, for the head "acol", `acol.AcolHead`.
+      num_labels, head, alpha, dropout, alpha_end, alpha_steps: see `heads.Head` and, for the head
+        "acol", `acol.AcolHead`.
       style: paddings and batch normalisation.
       dtype: of the computation up to the head, "float32" or "bfloat16"; parameters, statistics and
         logits are float32.
@@ -61,6 +62,8 @@ class Backbone(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
     attention: str = "none"
+    alpha_end: float = 1.0
+    alpha_steps: int = 1
 
     @nn.compact
     def __call__(
@@ -83,6 +86,14 @@ class Backbone(nn.Module):
         if self.head == ACOL:
             logits = AcolHead(self.num_labels, self.dropout, name="head")(x, tap=tap, train=train)
         else:
-            head = Head(self.num_labels, self.head, self.alpha, self.dropout, name="head")
+            head = Head(
+                self.num_labels,
+                self.head,
+                self.alpha,
+                self.dropout,
+                self.alpha_end,
+                self.alpha_steps,
+                name="head",
+            )
             logits = head(x, train=train)
         return logits, tap.activations

@@ -8,14 +8,21 @@ Images are float32 `(b H W 3)` as the network eats them (after `preprocess`), lo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from minmax_jax.models.heads import ACOL, HeadAlone, effective_kernel
+from minmax_jax.models.heads import (
+    ACOL,
+    SCHEDULED,
+    HeadAlone,
+    current_alpha,
+    effective_kernel,
+)
+from minmax_jax.models.regularized import check_regularized, use_regularized
 
 Variables = Mapping[str, Any]
 
@@ -39,10 +46,10 @@ class Network:
       train_apply: `(variables, images, *, key, frozen) -> (logits (b c), batch_stats)` in training
         mode: batch statistics, dropout by `key`. Several classifiers that are trained on the same
         labels give logits `(b r c)`. Layers named in the frozenset `frozen` normalise by their
-        stored statistics and leave them as they are.
+        stored statistics and leave them as they are; the steps that a head counts go on.
       head_apply: `(variables, features, *, key=None) -> logits (b c)`: what `apply` does with the
         last tap's activations, from their means over the pixels `(b k)`; with a key as
-        `train_apply` does. None for heads that read more than means.
+        `train_apply` does. None for heads that read more than means, or count steps.
       layers: names of all layers that own parameters, in forward order; the head is last.
 
     Raises:
@@ -117,28 +124,35 @@ def from_module(
     image_size: int,
     preprocess: Callable[[Any], Any],
     style: str = "",
+    regularized: Sequence[str] = (),
 ) -> Network:
     """Makes a `Network` of a Linen module.
 
     Args:
       module: called as `module(images, perturbations, train=bool, frozen=frozenset)`, returns
         `(logits, activations)`; has the fields of `heads.Head`, which reads its last tap under the
-        name "head", and the class attribute `taps`. The head "acol" adds a tap of that name.
+        name "head", and the class attribute `taps`. The head "acol" adds a tap of that name. The
+        fields of a schedule are read of the head "kur_scheduled" only.
       name: the network's name.
       image_size: native side of the square input in pixels.
       preprocess, style: see `Network`.
+      regularized: names of 1x1 convolutions whose kernels are used regularised
+        (`models.regularized`).
 
     Raises:
-      ValueError: `apply` or `train_apply` was given images that are not floating `(b H W 3)`,
-        perturbations at unknown taps, or unknown names of frozen layers.
+      ValueError: `regularized` names anything else; `apply` or `train_apply` was given images that
+        are not floating `(b H W 3)`, perturbations at unknown taps, or unknown names of frozen
+        layers.
     """
+    regularized = regularized if isinstance(regularized, str) else tuple(regularized)
     erases = module.head == ACOL
     taps = (*module.taps, ACOL) if erases else module.taps
 
     def apply(variables, images, perturbations=None):
         check_images(images)
         _check_names("perturbations", perturbations or (), "taps", taps)
-        return module.apply(variables, images, perturbations, train=False, frozen=frozenset())
+        used = use_regularized(variables, regularized)
+        return module.apply(used, images, perturbations, train=False, frozen=frozenset())
 
     def init(key):
         images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
@@ -146,13 +160,14 @@ def from_module(
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     init = jax.jit(init)  # traced here once, for whoever asks for shapes or values later
-    layers = _layers(init)
+    layers, shapes = _layers(init)
+    check_regularized(name, regularized, layers, shapes["params"])
 
     def train_apply(variables, images, *, key, frozen):
         check_images(images)
         _check_names("frozen", frozen, "layers", layers)
         (logits, _), updates = module.apply(
-            variables,
+            use_regularized(variables, regularized),
             images,
             None,
             train=True,
@@ -171,8 +186,9 @@ def from_module(
         )
 
     def head_kernel(variables):
-        kernel = variables["params"]["head"]["kernel"]
-        return effective_kernel(kernel, head=module.head, alpha=module.alpha)
+        arrays = {**variables["params"]["head"], **variables.get("batch_stats", {}).get("head", {})}
+        alpha = current_alpha(module, arrays)
+        return effective_kernel(arrays["kernel"], head=module.head, alpha=alpha)
 
     return Network(
         apply=apply,
@@ -184,14 +200,14 @@ def from_module(
         preprocess=preprocess,
         init=init,
         train_apply=train_apply,
-        # What is erased depends on the pixels, not on their means.
-        head_apply=None if erases else head_apply,
+        # What is erased depends on the pixels, not on their means; steps are counted elsewhere.
+        head_apply=None if module.head in (ACOL, SCHEDULED) else head_apply,
         layers=layers,
     )
 
 
-def _layers(init: Callable[[jax.Array], Variables]) -> tuple[str, ...]:
-    """Names of the layers that own parameters, in the order of their calls.
+def _layers(init: Callable[[jax.Array], Variables]) -> tuple[tuple[str, ...], Variables]:
+    """Names of the layers that own parameters, in the order of their calls, and all shapes.
 
     A dict that comes out of a JAX transformation is sorted by name, so the calls are recorded.
     """
@@ -204,7 +220,7 @@ def _layers(init: Callable[[jax.Array], Variables]) -> tuple[str, ...]:
 
     with nn.intercept_methods(record):
         shapes = jax.eval_shape(init, jax.random.key(0))
-    return tuple(layer for layer in dict.fromkeys(called) if layer in shapes["params"])
+    return tuple(layer for layer in dict.fromkeys(called) if layer in shapes["params"]), shapes
 
 
 def check_images(images: jax.Array) -> None:

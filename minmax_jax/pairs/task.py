@@ -152,7 +152,7 @@ class Pairs:
 
     def _options(self) -> dict[str, Any]:
         """What the two-unit network shares with that of all classes; its head is a plain one."""
-        fields = ("name", "dropout", "dtype", "attention", "style")
+        fields = ("name", "dropout", "dtype", "attention", "style", "regularized")
         return {field: self.config.network[field] for field in fields} | {"num_labels": 2}
 
     @functools.cached_property

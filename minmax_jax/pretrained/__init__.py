@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -56,6 +57,9 @@ def load_network(
     attention: str = "",
     style: str = "",
     dtype: str = "",
+    alpha_end: float | None = None,
+    alpha_steps: int | None = None,
+    regularized: Sequence[str] | None = None,
     key: jax.Array,
 ) -> Loaded:
     """Makes the network that weights belong to, and fills it.
@@ -65,7 +69,8 @@ def load_network(
 
     Args:
       address: see `open_weights`.
-      name, head, alpha, dropout, attention, style, dtype: see `create_network`.
+      name, head, alpha, dropout, attention, style, dtype, alpha_end, alpha_steps, regularized: see
+        `create_network`.
       num_labels: `c`; None for that of the file's head.
       key: for a head that is not the file's, and attention that the file does not have.
 
@@ -99,9 +104,16 @@ def load_network(
         attention=attention,
         style=style or match.style,
         dtype=dtype,
+        alpha_end=alpha_end,
+        alpha_steps=alpha_steps,
+        regularized=None if regularized is None else tuple(regularized),
     )
-    network = create_network(**(said.arguments | given.arguments))
+    arguments = said.arguments | given.arguments
+    network = create_network(**arguments)
     variables, notes, has_head = fill_variables(weights, network, key=key)
+    changed = set(arguments.get("regularized", ())) ^ set(said.regularized or ())
+    if changed:
+        notes.append(f"regularised otherwise than in the file: {', '.join(sorted(changed))}.")
     label_names = said.label_names if has_head else None
     if label_names is not None and len(label_names) != num_labels:
         notes.append(f"label names left out: {len(label_names)} names for {num_labels} labels.")

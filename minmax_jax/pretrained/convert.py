@@ -13,6 +13,7 @@ import numpy as np
 
 from minmax_jax.models import Network
 from minmax_jax.models.attention import is_attention
+from minmax_jax.models.heads import ALPHA_ARRAYS
 from minmax_jax.pretrained.files import Weights
 from minmax_jax.pretrained.names import HEAD, Table, tables
 
@@ -123,7 +124,7 @@ def fill_variables(
         for array, value in layers.get(layer, {}).items()
     }
     match = match_names(weights, network)
-    why_not = _why_not_the_head(weights, network, match, ours["params", HEAD, "kernel"].shape)
+    why_not = _why_not_the_head(weights, network, match, shapes)
     attention = _missing_attention(weights, network, match)
     fresh = {*attention, *([HEAD] if why_not else [])}
     wanted = [key for key in ours if key[1] not in fresh]
@@ -210,16 +211,19 @@ def _check(
 
 
 def _why_not_the_head(
-    weights: Weights, network: Network, match: Match, shape: tuple[int, int]
+    weights: Weights, network: Network, match: Match, shapes: Mapping[str, Any]
 ) -> str:
     """Why the file's head is not taken; "" if it is."""
     name = _foreign_name(weights, match.table, HEAD, "kernel")
     found = weights.shapes.get(name)
     if found is None:
         return "the file has no head"
-    features, labels = shape
+    features, labels = shapes["params"][HEAD]["kernel"].shape
     theirs = weights.description.head or ("dense" if weights.format != "ours" else "")
-    if theirs and (theirs == "kur") == _plain_head(network):
+    arrays = {array for layers in shapes.values() for array in layers.get(HEAD, {})}
+    alphas = {array for array in ALPHA_ARRAYS if f"{HEAD}/{array}" in weights.shapes}
+    same = theirs.startswith("kur") != _plain_head(network, shapes)
+    if theirs and not (same and alphas == arrays & set(ALPHA_ARRAYS)):
         return f"the file's head is {theirs!r}, this one is of another kind"
     if head_labels(weights, match, features) is None:
         return f"the file's head {found} does not read {features} features"
@@ -228,11 +232,13 @@ def _why_not_the_head(
     return ""
 
 
-def _plain_head(network: Network) -> bool:
+def _plain_head(network: Network, shapes: Mapping[str, Any]) -> bool:
     """Whether the network's head multiplies by its kernel as it is."""
-    kernel = np.ones((1, 2), np.float32)
-    effective = network.head_kernel({"params": {HEAD: {"kernel": kernel}}})
-    return bool(np.array_equal(effective, kernel))
+    heads = {collection: {HEAD: layers.get(HEAD, {})} for collection, layers in shapes.items()}
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), heads)
+    kernel = np.float32([[1, 2]])  # no factor makes up for the softmax of both
+    variables["params"][HEAD]["kernel"] = kernel
+    return bool(np.array_equal(network.head_kernel(variables), kernel))
 
 
 def _other_style(weights: Weights, network: Network, match: Match) -> bool:

@@ -34,6 +34,9 @@ class Description:
     dtype: str = ""
     preprocess: Normalize | None = None
     label_names: tuple[str, ...] | None = None
+    alpha_end: float | None = None
+    alpha_steps: int | None = None
+    regularized: tuple[str, ...] | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -50,20 +53,22 @@ def write_network_json(folder: str | os.PathLike, description: Description) -> N
 
     Args:
       folder: the run's, in which its checkpoints stand.
-      description: of the network that is trained, with everything said.
+      description: of the network that is trained, with everything said; what `create_network` has
+        by default of the last three may be left out.
 
     Raises:
-      ValueError: a field is left unsaid.
+      ValueError: another field is left unsaid.
     """
-    unsaid = [key for key, value in vars(description).items() if value in ("", None)]
+    said = {key: value for key, value in vars(description).items() if value not in ("", None)}
+    unsaid = [key for key in vars(description) if key not in said and key not in _DEFAULTED]
     if unsaid:
         raise ValueError(f"{NETWORK_JSON} must say everything, but {unsaid} are left out.")
-    value = vars(description) | {"preprocess": dataclasses.asdict(description.preprocess)}
+    value = said | {"preprocess": dataclasses.asdict(description.preprocess)}
     files.write_json(pathlib.Path(folder) / NETWORK_JSON, value)
 
 
 def read_network_json(folder: str | os.PathLike) -> Description:
-    """Reads `network.json`; all is left unsaid if there is none, and attention in older ones.
+    """Reads `network.json`; all is left unsaid if there is none, and what older ones do not know.
 
     Raises:
       ValueError: the file is not as `write_network_json` writes it.
@@ -73,12 +78,16 @@ def read_network_json(folder: str | os.PathLike) -> Description:
     if value is None:
         return Description()
     try:
-        preprocess, label_names = Normalize(**value.pop("preprocess")), value.pop("label_names")
-        description = Description(preprocess=preprocess, label_names=_names(label_names), **value)
+        value["preprocess"] = Normalize(**value["preprocess"])
+        value["label_names"] = _names(value["label_names"], "label_names")
+        if "regularized" in value:
+            value["regularized"] = _names(value["regularized"], "regularized")
+        description = Description(**value)
         wrong = [
             field
             for field, kinds in _KINDS.items()
             if type(getattr(description, field)) not in kinds
+            and (field in value or field not in _DEFAULTED)
         ]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} of the wrong type")
@@ -89,9 +98,11 @@ def read_network_json(folder: str | os.PathLike) -> Description:
 
 _KINDS = {
     **dict.fromkeys(("name", "head", "attention", "style", "dtype"), (str,)),
-    **dict.fromkeys(("alpha", "dropout"), (int, float)),
-    "num_labels": (int,),
+    **dict.fromkeys(("alpha", "dropout", "alpha_end"), (int, float)),
+    **dict.fromkeys(("num_labels", "alpha_steps"), (int,)),
 }
+# Fields that may be missing, in the files of networks that do without.
+_DEFAULTED = ("alpha_end", "alpha_steps", "regularized")
 
 
 def read_config_json(path: str | os.PathLike) -> Description:
@@ -147,7 +158,7 @@ def _describe(config: Mapping[str, Any]) -> Description:
         num_labels=num_labels,
         style=style,
         preprocess=_preprocess(pretrained),
-        label_names=_names(names) if names else None,
+        label_names=_names(names, "label_names") if names else None,
     )
 
 
@@ -176,7 +187,7 @@ def _preprocess(pretrained: Mapping[str, Any]) -> Normalize | None:
     return Normalize(**scaled)
 
 
-def _names(names: Any) -> tuple[str, ...]:
+def _names(names: Any, field: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("label names are not a list of strings")
+        raise ValueError(f"{field} is not a list of strings")
     return tuple(names)

@@ -263,9 +263,14 @@ def test_bad_options_are_named():
     with pytest.raises(ValueError, match="unknown network 'vgg'; networks are .*mobilenet_v2"):
         create_network("vgg", num_labels=2)
     with pytest.raises(
-        ValueError, match=r"unknown head 'mlp'; heads are \['dense', 'kur', 'acol'\]"
+        ValueError, match=r"unknown head 'mlp'; heads are \['dense', 'kur', .*'acol'"
     ):
         create_network("scenes_resnet", num_labels=2, head="mlp")
+    for steps in (0, 2.5, True):
+        with pytest.raises(ValueError, match="alpha_steps must be a positive int"):
+            create_network("scenes_resnet", num_labels=2, alpha_steps=steps)
+    with pytest.raises(ValueError, match="alpha_end must be finite, got nan"):
+        create_network("scenes_resnet", num_labels=2, alpha_end=float("nan"))
     with pytest.raises(
         ValueError, match=r"unknown attention 'se'; attentions are \['none', 'cbam'\]"
     ):

@@ -1,4 +1,4 @@
-"""Heads against float64 loops written from Eq. 15."""
+"""Heads against float64 loops written from Eq. 15; alpha against its formula."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from minmax_jax.models.heads import Head, effective_kernel
+from minmax_jax.models.heads import Head, current_alpha, effective_kernel
 
 
 def kernel_usage(kernel, alpha):
@@ -28,11 +30,12 @@ def kernel():
     return np.random.default_rng(0).standard_normal((5, 4)) * 3
 
 
+@pytest.mark.parametrize("head", ["kur", "kur_learned", "kur_scheduled"])
 @pytest.mark.parametrize("alpha", [1.0, 10.0])
-def test_effective_kernel_against_loops(kernel, alpha):
+def test_effective_kernel_against_loops(kernel, alpha, head):
     ours = jnp.asarray(kernel, jnp.float32)
     np.testing.assert_allclose(
-        effective_kernel(ours, head="kur", alpha=alpha), kernel_usage(kernel, alpha), rtol=1e-5
+        effective_kernel(ours, head=head, alpha=alpha), kernel_usage(kernel, alpha), rtol=1e-5
     )
     np.testing.assert_array_equal(effective_kernel(ours, head="dense", alpha=alpha), ours)
 
@@ -78,6 +81,63 @@ def test_logits_are_float32_whatever_comes_in():
     assert {value.dtype for value in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+def test_learned_alpha_is_a_parameter(kernel):
+    x, bias = np.random.default_rng(1).standard_normal((2, 1, 1, 5)), np.arange(4.0)
+    module = Head(num_labels=4, head="kur_learned", alpha=2.5, dropout=0.0)
+    initial = module.init(jax.random.key(0), jnp.float32(x), train=False)
+    assert {name: value.shape for name, value in initial["params"].items()} == {
+        "kernel": (5, 4),
+        "bias": (4,),
+        "alpha": (),
+    }
+    assert initial["params"]["alpha"] == 2.5 and set(initial) == {"params"}
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(params):
+        return module.apply({"params": params}, jnp.float32(x), train=True).sum()
+
+    params = {"kernel": kernel, "bias": bias, "alpha": 7.0}
+    value, slope = total(jax.tree.map(jnp.float32, params))
+    unscaled = (x[:, 0, 0] @ kernel_usage(kernel, 1.0)).sum()
+    np.testing.assert_allclose(value, 7 * unscaled + 2 * bias.sum(), rtol=1e-4)
+    np.testing.assert_allclose(slope["alpha"], unscaled, rtol=1e-4)
+
+
+def test_scheduled_alpha_moves_with_the_steps_of_training(kernel):
+    x = np.random.default_rng(1).standard_normal((2, 1, 1, 5))
+    module = Head(4, "kur_scheduled", 2.0, 0.0, alpha_end=-1.0, alpha_steps=4)
+    variables = module.init(jax.random.key(0), jnp.float32(x), train=True)
+    assert variables["batch_stats"] == {"steps": 0}  # an initialisation is no step
+    params = {"kernel": jnp.float32(kernel), "bias": jnp.zeros(4)}
+    stats = variables["batch_stats"]
+    for step, alpha in enumerate([2.0, 1.25, 0.5, -0.25, -1.0, -1.0]):
+        variables = {"params": params, "batch_stats": stats}
+        inferred = module.apply(variables, jnp.float32(x), train=False)
+        trained, updates = module.apply(
+            variables, jnp.float32(x), train=True, mutable=["batch_stats"]
+        )
+        want = x[:, 0, 0] @ kernel_usage(kernel, alpha)
+        np.testing.assert_allclose(inferred, want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(trained, inferred)
+        stats = updates["batch_stats"]
+        assert stats["steps"] == step + 1 and stats["steps"].dtype == jnp.int32
+
+
+@settings(deadline=None)
+@given(
+    alpha=st.floats(-50, 50, width=32),
+    end=st.floats(-50, 50, width=32),
+    number=st.integers(1, 10**6),
+    done=st.integers(0, 2 * 10**6),
+)
+def test_scheduled_alpha_is_a_line_with_an_end(alpha, end, number, done):
+    head = Head(1, "kur_scheduled", alpha, 0.0, alpha_end=end, alpha_steps=number)
+    got = current_alpha(head, {"steps": jnp.int32(done)})
+    want = end if done >= number else alpha + done / number * (end - alpha)
+    assert float(got) == pytest.approx(want, rel=1e-4, abs=1e-4)
+
+
 def test_dropout_drops_features_in_training_only():
     module = Head(num_labels=1, head="dense", alpha=1.0, dropout=0.5)
     x = jnp.ones((1, 1, 1, 4000))
@@ -89,9 +149,8 @@ def test_dropout_drops_features_in_training_only():
 
 
 def test_bad_heads_are_named():
-    with pytest.raises(
-        ValueError, match=r"unknown head 'krs'; heads are \['dense', 'kur', 'acol'\]"
-    ):
+    heads = r"\['dense', 'kur', 'kur_learned', 'kur_scheduled', 'acol'\]"
+    with pytest.raises(ValueError, match=f"unknown head 'krs'; heads are {heads}"):
         effective_kernel(jnp.zeros((2, 2)), head="krs", alpha=1.0)
     with pytest.raises(ValueError, match=r"\(k c\), got \(2,\)"):
         effective_kernel(jnp.zeros(2), head="kur", alpha=1.0)

@@ -15,12 +15,16 @@ from minmax_jax.models.heads import Head
 from minmax_jax.models.layers import Conv, batch_norm
 from minmax_jax.models.network import Network, Taps, from_module
 from minmax_jax.models.preprocess import MINUS_ONE_TO_ONE
+from tests.models.filling import filled
 
 
 class Small(nn.Module):
     num_labels: int = 3
     head: str = "kur"
     alpha: float = 2.0
+    dropout: float = 0.5
+    alpha_end: float = 8.0
+    alpha_steps: int = 4
 
     taps: ClassVar[tuple[str, ...]] = ("early", "late")
 
@@ -30,7 +34,8 @@ class Small(nn.Module):
         x = tap("early", jnp.tanh(Conv(4, 3, stride=2, name="zebra")(images)))
         x = batch_norm(x, name="yak", train=train, frozen=frozen)
         x = tap("late", jnp.tanh(Conv(5, 1, name="ant")(x)))
-        head = Head(self.num_labels, self.head, self.alpha, 0.5, name="head")
+        schedule = self.alpha_end, self.alpha_steps
+        head = Head(self.num_labels, self.head, self.alpha, self.dropout, *schedule, name="head")
         return head(x, train=train), tap.activations
 
 
@@ -75,6 +80,45 @@ def test_head_kernel_makes_the_logits_of_the_last_activations(network, variables
     pooled = np.asarray(activations["late"], np.float64).mean((1, 2))
     bias = np.asarray(variables["params"]["head"]["bias"])
     np.testing.assert_allclose(logits, pooled @ kernel + bias, rtol=1e-5, atol=1e-6)
+
+
+def moved(head):
+    """A network whose alpha has left its start, its variables, and alpha."""
+    network = from_module(Small(head=head), name="s", image_size=8, preprocess=MINUS_ONE_TO_ONE)
+    variables = filled(network)
+    if head == "kur_learned":
+        variables["params"]["head"]["alpha"] = jnp.float32(3.5)
+        return network, variables, 3.5
+    variables["batch_stats"]["head"]["steps"] = jnp.int32(3)
+    return network, variables, 6.5
+
+
+@pytest.mark.parametrize("head", ["kur_learned", "kur_scheduled"])
+def test_head_kernel_has_the_alpha_reached(images, head):
+    network, variables, alpha = moved(head)
+    kernel = np.asarray(network.head_kernel(variables), np.float64)
+    weights = np.asarray(variables["params"]["head"]["kernel"], np.float64)
+    shares = np.exp(weights) / np.exp(weights).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(kernel, alpha * weights * shares, rtol=1e-5)
+    logits, activations = network.apply(variables, images)
+    pooled = np.asarray(activations["late"], np.float64).mean((1, 2))
+    bias = np.asarray(variables["params"]["head"]["bias"])
+    np.testing.assert_allclose(logits, pooled @ kernel + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_a_learned_alpha_is_in_the_head_alone(images):
+    network, variables, _ = moved("kur_learned")
+    logits, activations = network.apply(variables, images)
+    alone = network.head_apply(variables, activations["late"].mean((1, 2)))
+    np.testing.assert_allclose(alone, logits, rtol=1e-6)
+
+
+def test_steps_are_counted_in_training_alone_whatever_is_frozen(images):
+    network, variables, _ = moved("kur_scheduled")
+    assert network.head_apply is None  # it could not count
+    for frozen in (frozenset(), frozenset(network.layers)):
+        _, stats = network.train_apply(variables, images, key=jax.random.key(0), frozen=frozen)
+        assert stats["head"]["steps"] == 4
 
 
 @pytest.mark.parametrize("tap", ["early", "late"])

@@ -23,6 +23,9 @@ WHOLE = Description(
     dtype="bfloat16",
     preprocess=Normalize((1, 2, 3), (4, 5, 6), bgr=True),
     label_names=("cat", "dog"),
+    alpha_end=2,
+    alpha_steps=30,
+    regularized=("conv2_block1_0_conv",),
 )
 
 
@@ -36,15 +39,29 @@ def test_network_json_comes_back_as_it_was(tmp_path):
     }
 
 
-def test_network_json_of_before_attention(tmp_path):
+@pytest.mark.parametrize(
+    "unknown", [{"attention": ""}, dict.fromkeys(("alpha_end", "alpha_steps", "regularized"))]
+)
+def test_network_json_of_before_a_field(tmp_path, unknown):
     write_network_json(tmp_path, WHOLE)
     path = tmp_path / "network.json"
     older = json.loads(path.read_text())
-    del older["attention"]
+    for field in unknown:
+        del older[field]
     path.write_text(json.dumps(older))
     said = read_network_json(tmp_path)
-    assert said == dataclasses.replace(WHOLE, attention="")
-    assert "attention" not in said.arguments
+    assert said == dataclasses.replace(WHOLE, **unknown)
+    assert not set(unknown) & set(said.arguments)
+
+
+def test_what_networks_mostly_do_without_may_be_left_out(tmp_path):
+    most = dataclasses.replace(WHOLE, alpha_end=None, alpha_steps=None, regularized=None)
+    write_network_json(tmp_path, most)
+    assert "null" not in (tmp_path / "network.json").read_text()
+    assert read_network_json(tmp_path) == most
+    none = dataclasses.replace(WHOLE, regularized=())
+    write_network_json(tmp_path, none)
+    assert read_network_json(tmp_path).arguments["regularized"] == ()
 
 
 def test_without_network_json_nothing_is_said(tmp_path):
@@ -62,6 +79,10 @@ def test_network_json_must_say_everything(tmp_path):
         {"num_labels": "2"},
         {"num_labels": True},
         {"alpha": None},
+        {"alpha_end": None},
+        {"alpha_steps": 2.5},
+        {"regularized": None},
+        {"regularized": "stem"},
         {"name": 3},
         {"attention": None},
         {"label_names": "cat"},

@@ -154,6 +154,58 @@ def test_a_run_of_ours(run):
     assert loaded.notes[0].startswith("head left as initialised: the file's head is 'kur'")
 
 
+@pytest.mark.parametrize(
+    ("head", "arrays", "alpha"),
+    [
+        ("kur", {}, 2.0),
+        ("kur_learned", {"alpha": np.float32(3.5)}, 3.5),
+        ("kur_scheduled", {"steps": np.int32(20)}, 2 + 20 / 30 * 4),
+    ],
+)
+def test_a_run_with_regularisation(tmp_path, head, arrays, alpha):
+    shortcuts = ("block2_shortcut_conv", "block3_shortcut_conv")
+    options = {"name": "scenes_resnet", "num_labels": 2, "head": head, "regularized": shortcuts}
+    options |= {"alpha": 2.0, "alpha_end": 6.0, "alpha_steps": 30}
+    network = create_network(**options)
+    variables = filled(network)
+    for collection, name in (("params", "alpha"), ("batch_stats", "steps")):
+        if name in arrays:
+            variables[collection]["head"][name] = arrays[name]
+    variables = jax.tree.map(jnp.asarray, variables)
+    writers.write_checkpoint(tmp_path, variables)
+    said = Description(
+        **options,
+        dropout=0.0,
+        attention="none",
+        style=network.style,
+        dtype="float32",
+        preprocess=network.preprocess,
+        label_names=("cat", "dog"),
+    )
+    write_network_json(tmp_path, said)
+    loaded = load_network(tmp_path, key=KEY)
+    assert (loaded.has_head, loaded.notes) == (True, ())
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    kernel = np.asarray(variables["params"]["head"]["kernel"], np.float64)
+    shares = np.exp(kernel) / np.exp(kernel).sum(axis=1, keepdims=True)
+    used = loaded.network.head_kernel(loaded.variables)
+    np.testing.assert_allclose(used, alpha * kernel * shares, rtol=1e-5)
+    images = np.ones((1, 16, 16, 3), np.float32)
+    got, want = (run.apply(variables, images)[0] for run in (loaded.network, network))
+    np.testing.assert_array_equal(got, want)
+
+    other = "kur_learned" if head == "kur" else "kur"
+    loaded = load_network(tmp_path, head=other, regularized=(), key=KEY)
+    assert loaded.notes == (
+        f"head left as initialised: the file's head is {head!r}, this one is of another kind.",
+        f"regularised otherwise than in the file: {', '.join(shortcuts)}.",
+    )
+    np.testing.assert_array_equal(
+        loaded.variables["params"][shortcuts[0]]["kernel"],
+        variables["params"][shortcuts[0]]["kernel"],
+    )
+
+
 def test_weights_without_attention_leave_it_fresh(folder):
     plain = load_network(folder, name="resnet18", key=KEY)
     loaded = load_network(folder, name="resnet18", attention="cbam", key=KEY)
