@@ -23,6 +23,9 @@ def default_config() -> ConfigDict:
     config.network.name = "scenes_resnet"  # minmax_jax.models.NETWORKS
     config.network.head = "dense"  # minmax_jax.models.HEADS
     config.network.alpha = 1.0  # factor of the regularised kernel
+    config.network.alpha_end = 20.0  # where "kur_scheduled" takes it,
+    config.network.alpha_steps = 1000  # in so many steps
+    config.network.regularized = ()  # 1x1 convolutions that are regularised, too
     config.network.dropout = 0.0  # before the head
     config.network.attention = "none"  # minmax_jax.models.ATTENTIONS
     config.network.weights = ""  # file or address (docs/weights.md); "" starts from scratch
@@ -37,6 +40,7 @@ def default_config() -> ConfigDict:
     config.data.workers = 0  # processes that decode images, on each host; 0 is threads
     config.data.image_size = 0  # pixels; 0 is the network's own
     config.data.resize = "crop"  # or "letterbox"
+    config.data.permute_labels = False  # of the training images, exchanged among them
 
     config.augment = ConfigDict()  # minmax_jax.data.Augment
     config.augment.horizontal_flip = False
@@ -87,11 +91,42 @@ def default_config() -> ConfigDict:
     config.evaluate.normalize_at = "activation"
     config.evaluate.threshold = 0.15
     config.evaluate.iou = "pooled"
+    config.evaluate.curve_steps = 0  # of the insertion and deletion curves; 0 makes none
 
     config.report = ConfigDict()
     config.report.photos = 8  # in the gallery
 
+    # Of the stages that run only where they are named:
+    config.masks = ConfigDict()  # minmax_jax.pseudo_masks
+    config.masks.split = "train"  # or "validation"
+    config.masks.method = "minmax_cam"
+    config.masks.scales = (1.0,)  # of the image, for maps averaged over several
+    config.masks.flips = ()  # "horizontal", "vertical"
+    config.masks.present = "annotated"  # or "detected"
+    config.masks.threshold = 0.3  # of the map, below it is background
+    config.masks.batch_size = 16
+
+    config.sanity = ConfigDict()  # minmax_jax.sanity
+    config.sanity.methods = ()  # () is all that the network supports
+    config.sanity.images = 32
+    config.sanity.batch_size = 16
+    config.sanity.seed = 0
+    config.sanity.permuted = ""  # variant that was trained on permuted labels
+
+    config.analyze = ConfigDict()  # minmax_jax.analyze
+    config.analyze.top = 10  # strongest kernels of each label
+    config.analyze.batch_size = 32
+
     config.variants = ConfigDict({"default": {}})
+    return config
+
+
+def tables_config() -> ConfigDict:
+    """A config of the task `tables` with every field."""
+    config = ConfigDict()
+    config.task = "tables"
+    config.title = "The paper's tables beside ours"
+    config.runs = ""  # workdirs of finished runs: paths or patterns, with commas between
     return config
 
 

@@ -1,8 +1,9 @@
 """Many methods, all metrics, one sweep over the data; goes on where it was stopped.
 
-All maps of an image are made first (methods share forward passes). The pairs (image, present label)
-of all methods then go through the network in full chunks, seen through their maps and through the
-maps' complements. Sums are kept per method and label, in float64 on the host. Of several processes
+Maps of all labels of an image are made first (methods share forward passes), and those of single
+pairs where a map of every label would cost too much. The pairs (image, present label) of all
+methods then go through the network in full chunks, seen through their maps and through the maps'
+complements. Sums are kept per method and label, in float64 on the host. Of several processes
 each sweeps over its own images; what they have counted is merged once, at the end.
 """
 
@@ -21,8 +22,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from minmax_jax import parallel, preemption
-from minmax_jax.explain import make_explain_fn, supported_methods
-from minmax_jax.metrics import localization, masking
+from minmax_jax.explain import make_explain_fn
+from minmax_jax.methods import default_methods
+from minmax_jax.metrics import faithfulness, localization, masking
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.perturb import make_fill
 from minmax_jax.sweep import Sweep
@@ -46,6 +48,8 @@ class Switches:
       normalize_at: resolution of the min-max normalisation: "activation" or "input".
       threshold: of the normalised map, for the IoU.
       iou: "pooled" or "per_image" (`metrics.localization.result`).
+      curve_steps: steps of the insertion and deletion curves (`metrics.faithfulness`), each of two
+        more masked passes of every pair; 0 leaves the curves out.
 
     Raises:
       ValueError: for a value that is not among these.
@@ -58,6 +62,7 @@ class Switches:
     normalize_at: str = "activation"
     threshold: float = 0.15
     iou: str = "pooled"
+    curve_steps: int = 0
 
     def __post_init__(self):
         choices = {
@@ -74,7 +79,16 @@ class Switches:
                 )
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be in [0, 1), not {self.threshold!r}")
+        if not isinstance(self.curve_steps, int) or self.curve_steps < 0:
+            raise ValueError(
+                f"curve_steps must be a whole number of at least 0, not {self.curve_steps!r}"
+            )
         make_fill(self.fill, None)  # raises
+
+    @property
+    def passes(self) -> int:
+        """Masked passes of each pair."""
+        return 2 + 2 * self.curve_steps
 
 
 def evaluate(
@@ -102,7 +116,7 @@ def evaluate(
         void). Images all of one shape, `b` is free. Of several processes each gives its own rows,
         and all must call. An object with `from_batch(start)` skips what a former run has done
         without making it.
-      methods: names in `METHODS`; by default all that the network supports.
+      methods: names in `METHODS`; by default those of the paper that the network supports.
       label_names: one a label; by default their indices.
       mask_chunk, channels, clusters: as in `explain`; the chunk is also that of the masked passes
         by which pairs are scored. Of approximated Score-CAM the error on a sample is told.
@@ -118,10 +132,12 @@ def evaluate(
       `{"label_names", "settings", "passes", "seconds", "methods": {name: {"pairs": [per label],
       "per_label": {metric: [value or None]}, "macro": {metric}, "micro": {metric}, "seconds"}}}`:
       fractions, None where nothing defines a score. Metrics of masks stand there if the batches
-      have masks, of `localized_pairs` per label. `passes` counts `images`, `masked` passes of pairs
-      (two each) and the `padding` that filled up the last of their chunks. A method's `seconds` are
-      those of making its maps (methods made in one pass share them evenly) and of its masked
-      passes. Of approximated Score-CAM the settings have its option and what
+      have masks, of `localized_pairs` per label. With `curve_steps` T a method has
+      `insertion_curve` and `deletion_curve`, T + 1 means over the labels, and the areas under them
+      among its metrics. `passes` counts `images`, `masked` passes of pairs (two each, and two for
+      each of `curve_steps`) and the `padding` that filled up the last of their chunks. A method's
+      `seconds` are those of making its maps (methods made in one pass share them evenly) and of its
+      masked passes. Of approximated Score-CAM the settings have its option and what
       `approximation_error` says of the first images.
 
     Raises:
@@ -136,7 +152,7 @@ def evaluate(
             + ", ".join(field.name for field in dataclasses.fields(Switches))
         )
     switches = Switches(**switches)
-    methods = tuple(dict.fromkeys(supported_methods(network) if methods is None else methods))
+    methods = tuple(dict.fromkeys(default_methods(network) if methods is None else methods))
     approximate = {"channels": channels, "clusters": clusters}
     make_explain_fn(network, methods, mask_chunk=mask_chunk, mesh=mesh, **approximate)  # raises
     choices = methods, dataclasses.asdict(switches), approximate, parallel.shard()
@@ -242,14 +258,21 @@ def _result(state, methods, switches, label_names, approximate):
             found = localization.result(own, iou=switches.iou)
             scores = {part: scores[part] | found[part] for part in scores}
             result["localized_pairs"] = own["iou"].count.astype(int).tolist()
+        curves = {}
+        if switches.curve_steps:
+            found, curves = faithfulness.result(own, steps=switches.curve_steps)
+            scores = {part: scores[part] | found[part] for part in scores}
         result["per_label"] = {
             metric: [_or_none(value) for value in values]
             for metric, values in scores["per_label"].items()
         }
         for part in ("macro", "micro"):
             result[part] = {metric: _or_none(value) for metric, value in scores[part].items()}
-        results[name] = result | {"seconds": state.seconds[name]}
-    passes = {"images": images, "masked": 2 * state.counted, "padding": state.padding}
+        for metric, curve in curves.items():
+            result[f"{metric}_curve"] = [_or_none(value) for value in curve]
+        results[name] = result | {"seconds": state.seconds.get(name, 0.0)}
+    masked = switches.passes * state.counted
+    passes = {"images": images, "masked": masked, "padding": state.padding}
     return {
         "label_names": label_names,
         "settings": settings,

@@ -14,9 +14,11 @@ from ml_collections import ConfigDict
 
 from minmax_jax import data, files, parallel
 from minmax_jax.data import images as images_lib
+from minmax_jax.data.permute import PermutedLabels
 from minmax_jax.evaluate import Switches, evaluate
-from minmax_jax.explain import group_methods, make_explain_fn
+from minmax_jax.explain import make_explain_fn
 from minmax_jax.gallery import choose_photos, make_gallery
+from minmax_jax.methods import group_methods
 from minmax_jax.metrics.classification import classification_scores
 from minmax_jax.models import Network, create_network
 from minmax_jax.predict import predict
@@ -83,9 +85,11 @@ class Experiment:
 
     def _network_options(self) -> dict[str, Any]:
         """What `create_network` and `load_network` alike are told."""
-        fields = ("name", "head", "alpha", "dropout", "attention", "dtype")
+        fields = ("name", "head", "alpha", "alpha_end", "alpha_steps")
+        fields += ("dropout", "attention", "dtype")
         options = {field: self.config.network[field] for field in fields}
-        return options | {"num_labels": len(self.label_names)}
+        regularized = tuple(self.config.network.regularized)
+        return options | {"regularized": regularized, "num_labels": len(self.label_names)}
 
     def check(self, stages: Sequence[str]) -> None:
         """Builds whatever the stages name, so that a wrong name or file is known at once."""
@@ -136,7 +140,10 @@ class Experiment:
 
     def _source(self, split: str) -> data.Source:
         options = self.config.data
-        return data.create_source(options.source, split, **{**options.options, **options[split]})
+        # Permuted labels are only learned by heart: how far that went, the training images tell.
+        read = "train" if options.permute_labels else split
+        source = data.create_source(options.source, read, **{**options.options, **options[read]})
+        return PermutedLabels(source, self.config.seed) if options.permute_labels else source
 
     def batches(self, source: data.Source, batch_size: int, **options: Any) -> data.Batches:
         """Batches as the network eats them; options as those of `data.batches`."""

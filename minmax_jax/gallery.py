@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from minmax_jax import data
+from minmax_jax import data, memory, pair_maps
 from minmax_jax.cams.maps import normalize_maps
-from minmax_jax.explain import make_explain_fns
+from minmax_jax.explain import make_explain_fn, make_explain_fns
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.predict import fill_up, sigmoid
 
@@ -75,36 +76,56 @@ def make_gallery(
 
     Returns:
       Arrays by name: `images` uint8 `(n H W 3)`, `masks` uint8 `(n H W)` if there are any, `labels`
-      and `present` bool `(n c)` (annotated and explained), `probabilities` float32 `(n c)`, and
-      for each method `maps/METHOD` float32 `(n c h w)`, normalised.
+      and `present` bool `(n c)` (annotated and explained), `probabilities` float32 `(n c)`,
+      `pairs` int `(p 2)`, photo and label of each that is explained, and for each method
+      `maps/METHOD` float32 `(p h w)`, normalised.
     """
     images = np.asarray(network.preprocess(photos["image"]), np.float32)
+    of_images, of_pairs = pair_maps.split_methods(methods)
     options = {"mask_chunk": mask_chunk, "channels": channels, "clusters": clusters}
-    explain_fns = make_explain_fns(network, methods, **options)
+    explain_fns = make_explain_fns(network, of_images, **options) if of_images else {}
+    pair_fns = {name: make_explain_fn(network, name, mask_chunk=mask_chunk) for name in of_pairs}
+    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    chunk = mask_chunk or memory.images_at_once(network.apply, variables, image)
+    size = pair_maps.chunk_size(chunk, batch_size, None)
     parts = []
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc="explain photos", unit="batch", disable=not progress):
         rows = slice(start, start + batch_size)
         number = len(images[rows])
-        annotated = fill_up(photos["labels"][rows], batch_size)
+        batch = fill_up(images[rows], batch_size)
+        annotated = fill_up(photos["labels"][rows], batch_size) if present == "annotated" else None
         maps, logits = {}, None
         for explain_fn in explain_fns.values():
-            group_maps, logits = explain_fn(
-                variables,
-                fill_up(images[rows], batch_size),
-                annotated if present == "annotated" else None,
-                np.arange(batch_size) < number,
+            of_group, logits = explain_fn(
+                variables, batch, annotated, np.arange(batch_size) < number
             )
-            maps |= group_maps
+            maps |= of_group
+        if logits is None:
+            logits = pair_maps.logits_fn(network)(variables, batch)
+        explained = np.asarray(logits) > 0 if annotated is None else annotated
+        pairs = np.argwhere(explained[:number])
+        chosen = {
+            name: np.asarray(normalize_maps(maps[name]))[tuple(pairs.T)] for name in of_images
+        }
+        for name, explain_fn in pair_fns.items():
+            chosen[name] = np.zeros((len(pairs), *images.shape[1:3]), np.float32)
+            for numbers in pair_maps.chunks(len(pairs), size):
+                of_chunk = pair_maps.explain_pairs(
+                    explain_fn, variables, batch, explained, pairs[numbers], size=size
+                )
+                chosen[name][numbers] = normalize_maps(of_chunk)[: len(numbers)]
         parts.append(
-            {f"maps/{name}": np.asarray(normalize_maps(maps[name]))[:number] for name in methods}
-            | {"probabilities": sigmoid(logits)[:number].astype(np.float32)}
+            {f"maps/{name}": chosen[name] for name in methods}
+            | {
+                "pairs": pairs + [start, 0],
+                "present": explained[:number],
+                "probabilities": sigmoid(logits)[:number].astype(np.float32),
+            }
         )
     gallery = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     gallery["images"] = photos["image"]
     gallery["labels"] = photos["labels"]
     if "mask" in photos:
         gallery["masks"] = photos["mask"]
-    detected = gallery["probabilities"] > 0.5
-    gallery["present"] = photos["labels"] if present == "annotated" else detected
     return gallery

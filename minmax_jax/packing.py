@@ -27,8 +27,8 @@ def pack(
     """Packs rows into chunks.
 
     Args:
-      stream: trees of device arrays, always of the same shapes, each with an index `(n d)` of the
-        rows to take from it; `n` may be anything.
+      stream: trees of device arrays, of which `gather` makes rows of the same shapes, each with an
+        index `(n d)` of the rows to take from it; `n` may be anything.
       gather: `(arrays, index (size d))` to a tree of `(size ...)`; the same function for every
         stream that shall share its program.
       size: rows a chunk; with a mesh a multiple of its devices.

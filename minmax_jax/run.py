@@ -12,14 +12,20 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from minmax_jax import files, parallel
+from minmax_jax import analyze, files, parallel, pseudo_masks, sanity
 from minmax_jax.config import differences, resolve_variant
 from minmax_jax.experiment import Experiment
 from minmax_jax.pairs import task as pairs_task
 from minmax_jax.photos import task as photos_task
-from minmax_jax.report import page, tables
+from minmax_jax.report import page, paper_task, tables
 
 STAGES = ("train", "evaluate", "report")
+# Stages of trained experiments that run only where they are named.
+MORE_STAGES: dict[str, Callable[[Sequence[Experiment], pathlib.Path], None]] = {
+    "masks": pseudo_masks.stage,
+    "sanity": sanity.stage,
+    "analyze": analyze.stage,
+}
 
 
 def run(
@@ -31,7 +37,7 @@ def run(
       config: as one of the functions in `minmax_jax.config` makes it; `config.task` is in `TASKS`.
       workdir: folder of the results; a repeated call goes on where the last one stopped. It belongs
         to one config.
-      stages: of the task's, in any order; all by default.
+      stages: of the task's, in any order; by default all, of experiments those in `STAGES`.
 
     Returns:
       The folder.
@@ -42,13 +48,15 @@ def run(
     """
     if config.task not in TASKS:
         raise ValueError(f"unknown task {config.task!r}; tasks: {', '.join(TASKS)}")
-    valid, prepare = TASKS[config.task]
-    stages = valid if stages is None else stages
+    default, prepare = TASKS[config.task]
+    valid = (*default, *MORE_STAGES) if config.task == "experiment" else default
+    stages = default if stages is None else stages
     unknown = set(stages) - set(valid)
     if unknown or not stages:
         raise ValueError(f"unknown stages {sorted(unknown)}; stages: {', '.join(valid)}")
-    if config.task == "photos" and jax.process_count() > 1:
-        raise ValueError("photos are explained by one process, here are several")
+    alone = {"photos"} if config.task == "photos" else set(MORE_STAGES) & set(stages)
+    if alone and jax.process_count() > 1:
+        raise ValueError(f"{', '.join(sorted(alone))}: one process does that, here are several")
     workdir = pathlib.Path(workdir)
     # What can be found wrong is found before anything is written or computed.
     wanted = json.loads(json.dumps(config.to_dict()))
@@ -62,7 +70,13 @@ def run(
 def _check_workdir(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
     """Refuses a folder whose results are another config's."""
     path = workdir / "config.json"
-    found = differences(files.read_json(path), wanted) if path.exists() else []
+    found = []
+    if path.exists():
+        # What only the further stages read changes nothing that others have made.
+        both = files.read_json(path), wanted
+        found = differences(
+            *({key: value for key, value in one.items() if key not in MORE_STAGES} for one in both)
+        )
     if found:
         raise ValueError(
             f"{workdir} was made by another config; choose another --workdir. Fields that differ "
@@ -96,6 +110,9 @@ def _prepare_experiment(
                 experiment.evaluate()
         if "report" in stages and parallel.is_first():
             _report(workdir, [experiment.name for experiment in experiments], config.title)
+        for stage, run_stage in MORE_STAGES.items():
+            if stage in stages:
+                run_stage(experiments, workdir)
 
     return work
 
@@ -112,9 +129,10 @@ def _read_results(workdir, variants, name) -> dict[str, Any]:
     return {variant: files.read_json(workdir / variant / f"{name}.json") for variant in variants}
 
 
-# Name: (stages, what checks a config and returns the function that runs some of them).
+# Name: (default stages, what checks a config and returns the function that runs some of them).
 TASKS = {
     "experiment": (STAGES, _prepare_experiment),
     "pairs": (pairs_task.STAGES, pairs_task.prepare),
     "photos": (photos_task.STAGES, photos_task.prepare),
+    "tables": (paper_task.STAGES, paper_task.prepare),
 }

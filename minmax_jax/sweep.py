@@ -1,5 +1,8 @@
 """The work of an evaluation: maps of each image, then masked passes of all pairs, in full chunks.
 
+Of most methods the maps of all labels come out of one pass; those of `pair_maps.FAMILIES` are made
+of the present labels alone, a chunk of pairs at a time, when the others of the piece are packed.
+
 Each step only queues work for the devices and hands on what will be there; results are looked at
 when the next step's work is queued already. Batches are cut into pieces of one size, so that
 Score-CAM's many passes come in portions, between which a run is seen to move and can be saved.
@@ -16,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minmax_jax import memory, parallel
+from minmax_jax import memory, pair_maps, parallel
 from minmax_jax.approximation import approximation_error
 from minmax_jax.cams import maps as map_ops
-from minmax_jax.explain import METHODS, make_explain_fns
-from minmax_jax.metrics import localization, masking, sums
+from minmax_jax.explain import make_explain_fn, make_explain_fns
+from minmax_jax.methods import METHODS
+from minmax_jax.metrics import faithfulness, localization, masking, sums
 from minmax_jax.metrics.sums import Score
 from minmax_jax.models.network import Network, Variables
 from minmax_jax.packing import pack
@@ -28,7 +32,7 @@ from minmax_jax.perturb import make_fill
 from minmax_jax.predict import fill_up
 from minmax_jax.sweep_state import Place, State
 
-# Passes of Score-CAM through the network in one piece, at least: its last one is not full.
+# Passes of methods with many of them in one piece, at least: their last one is not full.
 _PASSES = 64
 # Masked images that one program scores on each device, chunk by chunk, at least.
 _MASKED = 64
@@ -44,7 +48,7 @@ class Piece(NamedTuple):
       images: how many there are; further rows of the arrays only fill them up.
       of: images of the whole batch.
       arrays: `images (r H W 3)`, `present (r c)` and `masks (r H W)` or None; once explained, also
-        `maps (m r c h w)` and `logits (r c)`.
+        `logits (r c)` and, of the methods that explain all labels, `maps (m r c h w)`.
       made: maps by group of methods made in one pass, once explained.
     """
 
@@ -80,11 +84,16 @@ class Sweep:
         self.variables = parallel.replicate(mesh, variables)
         self.approximate, self.mask_chunk = approximate, mask_chunk
         self.has_masks, self.image_shape = "mask" in first, np.shape(first.get("image"))[1:]
-        self.is_masking = any(METHODS[name].family == "masking" for name in methods)
-        self.read = 0.0
-        self.explain_fns = make_explain_fns(
-            network, methods, mask_chunk=mask_chunk, mesh=mesh, **approximate
+        self.of_images, self.of_pairs = pair_maps.split_methods(methods)
+        self.loops = any(_many_passes(network, METHODS[name]) for name in methods)
+        self.read, self.queued = 0.0, None
+        options = {"mask_chunk": mask_chunk, "mesh": mesh}
+        self.explain_fns = (
+            make_explain_fns(network, self.of_images, **options, **approximate)
+            if self.of_images
+            else {}
         )
+        self.pair_fns = {name: make_explain_fn(network, name, **options) for name in self.of_pairs}
         images = self._checked(first, 0)["images"]
         image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
         chunk = mask_chunk or memory.images_at_once(network.apply, variables, image, mesh=mesh)
@@ -92,12 +101,14 @@ class Sweep:
         at_once = max(1, chunk // 2)  # pairs: each is two masked images
         self.size = devices * at_once * max(1, _MASKED // (2 * at_once))
         self.score_fn = _score_fn(network, switches, at_once, mesh)
+        self.gather = _gather_fn(switches.normalize_at)
         self.rows = rows or self._piece_rows(images, chunk * devices)
+        self.pairs_at_once = pair_maps.chunk_size(chunk, self.rows, mesh)
 
     def _piece_rows(self, images: np.ndarray, chunk: int) -> int:
-        """Images of a piece: a batch's, or as many as fill enough of Score-CAM's passes."""
+        """Images of a piece: a batch's, or as many as fill enough passes of its channels."""
         rows = len(images)
-        if self.is_masking:
+        if self.loops:
             _, taps = jax.eval_shape(self.network.apply, self.variables, images)
             channels = taps[self.network.taps[-1]].shape[-1]
             masks = min([channels, *filter(None, self.approximate.values())])
@@ -121,17 +132,17 @@ class Sweep:
         """
         lap = _Lap()
         pieces = parallel.ahead(map(self._put, self._pieces(batches, state.places[0])))
-        # Two pieces of Score-CAM at work at once would only take memory.
-        explained = parallel.ahead(map(self._explain, pieces), 0 if self.is_masking else 1)
-        chunks = pack(self._pairs(explained, state, lap), _gather, self.size, mesh=self.mesh)
+        # Two pieces of many passes at work at once would only take memory.
+        explained = parallel.ahead(map(self._explain, pieces), 0 if self.loops else 1)
+        chunks = pack(self._pairs(explained, state, lap), self.gather, self.size, mesh=self.mesh)
         for scores, index in parallel.ahead(map(self._score, chunks)):
             number = len(index)
             scores = {
                 name: Score(*(np.asarray(x)[:number] for x in scores[name])) for name in scores
             }
             state.spend(self.methods, lap())
-            state.padding += 2 * (self.size - number)
-            method, _, label = index.T
+            state.padding += self.switches.passes * (self.size - number)
+            method, _, label, _ = index.T
             yield scores, method * self.num_labels + label
 
     def _pieces(self, batches, place) -> Iterator[Piece]:
@@ -173,17 +184,28 @@ class Sweep:
             made[group], logits = explain_fn(
                 self.variables, arrays["images"], arrays["present"], valid
             )
+        if not made:
+            logits = pair_maps.logits_fn(self.network)(self.variables, arrays["images"])
         maps = {name: maps for group in made.values() for name, maps in group.items()}
-        stacked = _stack([maps[name] for name in self.methods])
+        stacked = _stack([maps[name] for name in self.of_images]) if maps else None
         return piece._replace(arrays=arrays | {"maps": stacked, "logits": logits}, made=made)
 
     def _pairs(self, explained, state, lap) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-        """The arrays of each piece, and which pairs (method, image, label) `(n 3)` to score."""
+        """Arrays, and which pairs of them to score.
+
+        Yields:
+          What `_gather_fn` takes: the arrays of a piece with maps, and `(n 4)` of method, image,
+          label and the number of the map among `maps (... h w)`.
+        """
         place, counted = state.places[0], state.counted
+
+        def timed(methods, queued):
+            jax.block_until_ready(queued)
+            state.spend(methods, lap())
+
         for piece in explained:
             for group, maps in piece.made.items():
-                jax.block_until_ready(maps)
-                state.spend(group, lap())
+                timed(group, maps)
             arrays = piece.arrays
             logits = np.asarray(arrays["logits"])[: piece.images]
             if not np.isfinite(logits).all():
@@ -193,23 +215,59 @@ class Sweep:
                 present = np.asarray(arrays["present"])[: piece.images]
             self.num_labels = logits.shape[1]
             if state.sums is None:
-                names = masking.METRICS + (localization.SUMS if self.has_masks else ())
-                state.sums = sums.zero(names, len(self.methods) * self.num_labels)
+                state.sums = sums.zero(self._sum_names(), len(self.methods) * self.num_labels)
             if any(self.approximate.values()) and state.approximation is None:
                 state.approximation = self._error(arrays["images"], present)
-            pairs = np.argwhere(present)
-            index = np.concatenate(
-                [np.insert(pairs, 0, number, axis=1) for number in range(len(self.methods))]
-            ).astype(np.int32)
-            yield arrays, index[max(0, counted - place.pairs) :]
-            done = piece.row + piece.images
-            self.read = piece.batch + done / piece.of
+            pairs = np.argwhere(present).astype(np.int32)
+            done = max(0, counted - place.pairs)
+            if self.of_images:
+                index = np.concatenate([self._index(name, pairs) for name in self.of_images])
+                yield arrays, index[done:]
+            present = fill_up(present, self.rows)
+            for number, name in enumerate(self.of_pairs, len(self.of_images)):
+                skip = max(0, done - number * len(pairs))
+                for maps, index in self._maps_of_pairs(name, arrays, present, pairs, skip, timed):
+                    yield arrays | {"maps": maps}, index
+            end = piece.row + piece.images
+            self.read = piece.batch + end / piece.of
             place = Place(
-                *((piece.batch, done) if done < piece.of else (piece.batch + 1, 0)),
+                *((piece.batch, end) if end < piece.of else (piece.batch + 1, 0)),
                 place.images + piece.images,
-                place.pairs + len(index),
+                place.pairs + len(self.methods) * len(pairs),
             )
             state.read_to(place)
+
+    def _sum_names(self):
+        names = masking.METRICS + (localization.SUMS if self.has_masks else ())
+        steps = self.switches.curve_steps
+        return names + (faithfulness.sum_names(steps) if steps else ())
+
+    def _index(self, name, pairs):
+        """What `_pairs` yields of a method that explains all labels."""
+        numbers = self.of_images.index(name) * self.rows + pairs[:, 0]
+        return self._columns(name, pairs, numbers * self.num_labels + pairs[:, 1])
+
+    def _columns(self, name, pairs, maps):
+        methods = np.full(len(pairs), self.methods.index(name))
+        return np.column_stack([methods, pairs, maps]).astype(np.int32)
+
+    def _maps_of_pairs(self, name, arrays, present, pairs, skip, timed):
+        """Maps, and what `_pairs` yields of them, of a method that explains pairs."""
+        size = self.pairs_at_once
+        for numbers in pair_maps.chunks(len(pairs), size, skip=skip):
+            timed(self.methods, self.queued)  # scores, whose time is not that of maps
+            maps = pair_maps.explain_pairs(
+                self.pair_fns[name],
+                self.variables,
+                arrays["images"],
+                present,
+                pairs[numbers],
+                size=size,
+                mesh=self.mesh,
+            )
+            timed((name,), maps)
+            index = self._columns(name, pairs[numbers], np.arange(len(numbers)))
+            yield maps, index[max(0, skip - numbers[0]) :]
 
     def _error(self, images, present):
         return approximation_error(
@@ -225,7 +283,8 @@ class Sweep:
 
     def _score(self, chunk):
         pairs, index = chunk
-        return self.score_fn(self.variables, pairs), index
+        self.queued = self.score_fn(self.variables, pairs)
+        return self.queued, index
 
 
 class _Lap:
@@ -239,46 +298,73 @@ class _Lap:
         return self.last - before
 
 
+def _many_passes(network, method):
+    """Whether a method forwards an image again for each of its channels."""
+    if method.family == "ablation":
+        return network.head_kernel is None  # of a head that is linear after pooling they are known
+    return method.family == "masking"
+
+
 _stack = jax.jit(jnp.stack)
 
 
-def _gather(arrays, index):
-    """What it takes to score pairs (method, image, label) `(n 3)`: a tree of `(n ...)`."""
-    method, image, label = index.T
-    logits = arrays["logits"][image]
-    return {
-        "image": arrays["images"][image],
-        "map": arrays["maps"][method, image, label],
-        "probabilities": jax.nn.sigmoid(logits),
-        "present": logits > 0 if arrays["present"] is None else arrays["present"][image],
-        "label": label,
-        "mask": None if arrays["masks"] is None else arrays["masks"][image],
-    }
+@functools.lru_cache
+def _gather_fn(normalize_at):
+    """Makes what it takes to score pairs `(n 4)`, as `Sweep._pairs` yields them."""
+
+    def gather(arrays, index):
+        _, image, label, number = index.T
+        logits, maps, images = arrays["logits"][image], arrays["maps"], arrays["images"][image]
+        seen = maps[jnp.unravel_index(number, maps.shape[:-2])]
+        if normalize_at == "activation":
+            seen = map_ops.normalize_maps(seen)
+        seen = map_ops.resize_maps(seen, images.shape[1:3])
+        if normalize_at == "input":
+            seen = map_ops.normalize_maps(seen)
+        return {
+            "image": images,
+            "map": seen,
+            "probabilities": jax.nn.sigmoid(logits),
+            "present": logits > 0 if arrays["present"] is None else arrays["present"][image],
+            "label": label,
+            "mask": None if arrays["masks"] is None else arrays["masks"][image],
+        }
+
+    return gather
 
 
 @functools.lru_cache(maxsize=64)
 def _score_fn(network, switches, at_once, mesh):
-    """Jitted: variables and pairs, as `_gather` gives them, to `{metric: Score}` of `(n,)`."""
+    """Jitted: variables and pairs, as `_gather_fn` makes them, to `{metric: Score}` of `(n,)`."""
     make_filling = make_fill(switches.fill, network.preprocess)
     pair_scores = functools.partial(masking.pair_scores, others=switches.others)
     locate = functools.partial(localization.pair_scores, threshold=switches.threshold)
 
     def score(variables, pairs):
-        images = pairs["image"]
-        seen = pairs["map"]
-        if switches.normalize_at == "activation":
-            seen = map_ops.normalize_maps(seen)
-        seen = map_ops.resize_maps(seen, images.shape[1:3])
-        if switches.normalize_at == "input":
-            seen = map_ops.normalize_maps(seen)
+        images, seen = pairs["image"], pairs["map"]
+
+        def probabilities_of(images):
+            return jax.nn.sigmoid(network.apply(variables, images)[0])
+
+        filling = make_filling(images)
         weights = jnp.stack([seen, 1 - seen], axis=1)[..., None]
-        masked = weights * images[:, None] + (1 - weights) * make_filling(images)[:, None]
-        logits, _ = network.apply(variables, masked.reshape(-1, *images.shape[1:]))
-        kept, dropped = jnp.moveaxis(jax.nn.sigmoid(logits).reshape(len(images), 2, -1), 1, 0)
+        masked = weights * images[:, None] + (1 - weights) * filling[:, None]
+        probabilities = probabilities_of(masked.reshape(-1, *images.shape[1:]))
+        kept, dropped = jnp.moveaxis(probabilities.reshape(len(images), 2, -1), 1, 0)
         label, present = pairs["label"], pairs["present"]
         scores = jax.vmap(pair_scores)(pairs["probabilities"], kept, dropped, label, present)
         if pairs["mask"] is not None:
             scores |= jax.vmap(locate)(seen, pairs["mask"], label)
+        if switches.curve_steps:
+            scores |= faithfulness.pair_scores(
+                probabilities_of,
+                images,
+                filling,
+                seen,
+                label,
+                pairs["probabilities"],
+                steps=switches.curve_steps,
+            )
         return scores
 
     def chunk_by_chunk(variables, pairs):

@@ -21,7 +21,7 @@ import minmax_jax as mj
 from minmax_jax import parallel, sweep
 from tests import toys
 
-METHODS = ("score_cam", "d_minmax_cam", "grad_cam")
+METHODS = ("score_cam", "gradients", "d_minmax_cam", "grad_cam")
 BATCH, IMAGES = 4, 11
 
 

@@ -25,7 +25,8 @@ from benchmarks import (
     score_cam,
     sweep,
 )
-from minmax_jax import METHODS, Network
+from benchmarks import methods as methods_benchmark
+from minmax_jax import METHODS, Network, methods
 from minmax_jax.run import run
 from tests import toys
 from tests.test_run import tiny_config
@@ -170,7 +171,16 @@ def test_explain_compares_with_the_forward_pass(toy, clock, rows):
 
 def test_the_last_layer_has_seven_methods():
     assert len(explain.LAST_LAYER) == 7
-    assert set(explain.LAST_LAYER) == set(METHODS) - {"score_cam", "acol_cam"}
+    assert set(explain.LAST_LAYER) == set(methods.PAPER_METHODS) - {"score_cam"}
+
+
+def test_every_method_has_its_cost(toy, clock, rows):
+    """One after the other, each beside the forward pass."""
+    found = rows(methods_benchmark, "--networks", "toy", "--batch", "2", "--size", "8")
+    names = [row[0].split(", ")[1] for row in found]
+    assert sorted(names) == sorted(set(METHODS) - {"acol_cam"})
+    assert {row[2] for row in found} == {2.0}
+    assert found[0][0] == "toy, cam, 3 labels"
 
 
 def test_score_cam_compares_like_with_like(toy, clock, rows, monkeypatch):

@@ -1,26 +1,18 @@
 from __future__ import annotations
 
-import functools
-import importlib
 import json
 
 import numpy as np
 import pytest
 
 import minmax_jax as mj
-from minmax_jax import parallel, preemption
+from minmax_jax import parallel
 from minmax_jax import sweep as sweep_module
+from minmax_jax.methods import PAPER_METHODS
 from minmax_jax.metrics import localization, masking
 from tests import toys
 from tests.evaluate_loop import evaluate_loop
-
-evaluate_module = importlib.import_module("minmax_jax.evaluate")  # mj.evaluate is the function
-SIZES = (3, 3, 1)
-evaluate = functools.partial(mj.evaluate, progress=False, mask_chunk=8)
-
-
-def preprocess(images):
-    return images.astype("float32") / 127.5 - 1
+from tests.evaluations import METHODS, assert_same, cut, evaluate, make_examples, preprocess
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,42 +35,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def examples():
-    """Seven images, annotations that differ from the detections, masks with void borders."""
-    rng = np.random.default_rng(5)
-    masks = np.zeros((7, *toys.SIZE), np.uint8)
-    for mask in masks:
-        for label in rng.permutation(toys.NUM_LABELS)[:3]:
-            top, left = rng.integers(0, toys.SIZE[0] - 3), rng.integers(0, toys.SIZE[1] - 4)
-            mask[top : top + 4, left : left + 5] = label + 1
-        mask[rng.integers(0, toys.SIZE[0])] = 255
-    labels = rng.uniform(size=(7, toys.NUM_LABELS)) < 0.4
-    labels[3] = [True, False, False, False]
-    return {"image": toys.toy_images(7), "labels": labels, "mask": masks}
-
-
-def cut(examples, sizes=SIZES, names=("image", "labels", "mask")):
-    stops = np.cumsum(sizes)
-    return [
-        {name: examples[name][stop - size : stop] for name in names}
-        for size, stop in zip(sizes, stops, strict=True)
-    ]
-
-
-def assert_same(found, expected, tolerance=2e-5):
-    """Same structure, None at the same places, numbers to the tolerance."""
-    if isinstance(expected, dict):
-        free = {"seconds", "passes"}  # time, and how the work was cut
-        assert found.keys() - free == expected.keys() - free
-        for key in expected.keys() - free:
-            assert_same(found[key], expected[key], tolerance)
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for pair in zip(found, expected, strict=True):
-            assert_same(*pair, tolerance)
-    elif isinstance(expected, float):
-        assert isinstance(found, float) and abs(found - expected) <= tolerance
-    else:
-        assert found == expected and type(found) is type(expected)
+    return make_examples()
 
 
 ANNOTATED = {
@@ -92,7 +49,12 @@ ANNOTATED = {
 SWITCHES = [
     ({}, True, None),
     (ANNOTATED, True, ("d_minmax_cam", "grad_cam_plus_plus")),
-    ({"fill": "blur", "normalize_at": "input"}, False, ("score_cam", "minmax_grad_cam")),
+    (
+        {"fill": "blur", "normalize_at": "input"},
+        False,
+        ("score_cam", "minmax_gradients", "minmax_grad_cam"),
+    ),
+    ({"curve_steps": 5}, False, ("integrated_gradients", "minmax_integrated_gradients")),
 ]
 
 
@@ -112,16 +74,22 @@ def test_scores(switches, with_masks, methods, network, variables, examples):
         "normalize_at": "activation",
         "threshold": 0.15,
         "iou": "pooled",
+        "curve_steps": 0,
         "images": 7,
         **switches,
     }
-    methods = methods or tuple(name for name in mj.METHODS if name != "acol_cam")
+    methods = methods or PAPER_METHODS
     assert tuple(found["methods"]) == methods
     assert_same(found["methods"], evaluate_loop(variables, chosen, methods, **switches))
     seconds = [result["seconds"] for result in found["methods"].values()]
     assert min(seconds) > 0 and found["seconds"] == pytest.approx(sum(seconds))
-    masked = 2 * sum(sum(result["pairs"]) for result in found["methods"].values())
-    assert found["passes"] == {"images": 7, "masked": masked, "padding": -masked % 8}
+    pairs = sum(sum(result["pairs"]) for result in found["methods"].values())
+    passes = 2 + 2 * found["settings"]["curve_steps"]
+    assert found["passes"] == {
+        "images": 7,
+        "masked": passes * pairs,
+        "padding": passes * (-pairs % 4),
+    }
 
 
 def test_the_examples_tell_the_switches_apart(variables, examples):
@@ -141,9 +109,6 @@ def test_the_examples_tell_the_switches_apart(variables, examples):
         changes = [abs(plain["macro"][name] - other["macro"][name]) for name in plain["macro"]]
         assert max(changes) > 1e-3, switch
     assert plain["localized_pairs"] != plain["pairs"]
-
-
-METHODS = ("score_cam", "d_minmax_cam")
 
 
 @pytest.fixture(scope="module")
@@ -242,116 +207,6 @@ def test_approximations_tell_their_error(options, network, variables, examples, 
     assert again["settings"]["score_cam"] == told
     evaluate(network, variables, batches, methods=METHODS, state_path=path)
     assert_same(evaluate(network, variables, batches, methods=METHODS, state_path=path), whole, 0)
-
-
-class Interrupted(Exception):
-    pass
-
-
-class Recorder:
-    """Batches that can be entered later and tell which were made."""
-
-    def __init__(self, batches, start=0, made=None):
-        self.batches, self.start = batches, start
-        self.made = [] if made is None else made
-
-    def from_batch(self, start):
-        return Recorder(self.batches, start, self.made)
-
-    def __len__(self):
-        return len(self.batches) - self.start
-
-    def __iter__(self):
-        for index in range(self.start, len(self.batches)):
-            self.made.append(index)
-            yield self.batches[index]
-
-
-@pytest.mark.parametrize("after", [1, 2, 3])
-@pytest.mark.parametrize("wrap", [list, iter, Recorder])
-def test_an_interrupted_sweep_goes_on(after, wrap, network, variables, examples, whole, tmp_path):
-    """Bit-identical; batches all of whose pairs are counted are not read again."""
-    path = tmp_path / "new" / "state.npz"
-    options = {"methods": METHODS, "state_path": path, "save_seconds": 0.0}
-    batches = cut(examples)
-
-    place = None
-
-    def stop(self, state):
-        nonlocal place
-        save(self, state)
-        place = state.places[0]
-        if state.counted == 4 * after:
-            raise Interrupted
-
-    save = evaluate_module._Saved.save
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate_module._Saved, "save", stop)
-        with pytest.raises(Interrupted):
-            evaluate(network, variables, batches, **options)
-    rest = wrap(batches)
-    with toys.count_compilations() as compiled:
-        found = evaluate(network, variables, rest, **options)
-    assert compiled == []
-    assert_same(found, whole, 0)
-    assert found["passes"] == whole["passes"]
-    if wrap is Recorder:
-        assert rest.made == list(range(place.batch, 3))
-    again = evaluate(network, variables, batches, **options)  # everything is done already
-    assert again == found
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"methods": METHODS[::-1]},
-        {"others": "skip"},
-        {"variables": {"bias": np.float32([0.1, -0.2, 0.3, 0.4])}},
-        {"batches": (2, 2, 2, 1), "mask_chunk": 3},
-    ],
-    ids=str,
-)
-def test_the_state_of_another_sweep_is_ignored(change, network, variables, examples, tmp_path):
-    path = tmp_path / "state.npz"
-    batches = cut(examples)
-    evaluate(
-        network,
-        variables,
-        batches[:2] + batches[2:],
-        methods=METHODS,
-        state_path=path,
-        save_seconds=0.0,
-    )
-    assert path.exists()
-    variables = variables | change.pop("variables", {})
-    batches = cut(examples, change.pop("batches", SIZES))
-    options = {"methods": METHODS} | change
-    fresh = evaluate(network, variables, batches, **options)
-    assert_same(evaluate(network, variables, batches, state_path=path, **options), fresh, 0)
-
-
-@pytest.mark.parametrize(("seconds", "saves"), [(1000.0, 1), (0.0, 5)])
-def test_the_state_is_saved_every_few_seconds(
-    seconds, saves, network, variables, examples, tmp_path, monkeypatch
-):
-    """And at the end, so that of several processes one that is done has nothing to do again."""
-    saved = []
-    save = evaluate_module._Saved.save
-    monkeypatch.setattr(evaluate_module._Saved, "save", lambda *args: saved.append(save(*args)))
-    options = {"state_path": tmp_path / "state.npz", "save_seconds": seconds}
-    found = evaluate(network, variables, cut(examples), methods=METHODS, **options)
-    masked = found["passes"]["masked"] + found["passes"]["padding"]
-    assert len(saved) == saves == (1 if seconds else 1 + masked // 8)
-
-
-def test_sigterm_saves_and_ends(network, variables, examples, whole, tmp_path):
-    options = {"methods": METHODS, "state_path": tmp_path / "state.npz"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preemption, "requested", lambda: True)
-        with pytest.raises(preemption.Preempted):
-            evaluate(network, variables, cut(examples), **options)
-        assert options["state_path"].exists()
-    assert_same(evaluate(network, variables, cut(examples), **options), whole, 0)
 
 
 def test_without_a_detected_label_nothing_is_defined(network, variables, examples):

@@ -7,7 +7,7 @@ import pytest
 
 from minmax_jax import sweep
 from tests import toys
-from tests.test_evaluate import METHODS, Recorder, cut, evaluate, preprocess
+from tests.evaluations import METHODS, Recorder, cut, evaluate, preprocess
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,8 @@ def examples():
         ({"iou": "mean"}, "iou must be one of pooled, per_image, not 'mean'"),
         ({"threshold": 15}, r"threshold must be in \[0, 1\), not 15"),
         ({"threshold": "0.5"}, r"threshold must be in \[0, 1\), not '0.5'"),
+        ({"curve_steps": -1}, "curve_steps must be a whole number of at least 0, not -1"),
+        ({"curve_steps": 2.5}, "curve_steps must be a whole number of at least 0, not 2.5"),
         ({"fill": "gray-ish"}, "fill must be zero, blur or a colour such as .*, not 'gray-ish'"),
         ({"mask_chunk": 0}, "mask_chunk must be at least 1, not 0"),
         ({"channels": 2, "methods": ("cam",)}, "channels and clusters are for masking methods"),

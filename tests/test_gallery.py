@@ -5,9 +5,9 @@ import pytest
 
 import minmax_jax as mj
 from minmax_jax import gallery
-from tests import reference, toys
+from tests import evaluate_loop, reference, toys
 
-METHODS = ("minmax_cam", "score_cam")
+METHODS = ("minmax_cam", "minmax_gradients", "score_cam")
 
 
 def scale(images):
@@ -78,9 +78,13 @@ def network():
     return toys.toy_network(apply=toys.CountingApply(), preprocess=scale)
 
 
-def expected_maps(twin, method, present):
-    maps = [reference.normalize(twin.map(method, present, l)) for l in range(toys.NUM_LABELS)]
-    return np.stack(maps)
+def expected_map(twin, method, present, label):
+    if method == "minmax_gradients":
+        variables, image = toys.toy_variables(), twin.image
+        return reference.normalize(
+            evaluate_loop.saliency_map(variables, image, method, present, label)
+        )
+    return reference.normalize(twin.map(method, present, label))
 
 
 @pytest.mark.parametrize("present", ["detected", "annotated"])
@@ -90,7 +94,7 @@ def test_gallery(present, network, photos):
     arrays = gallery.make_gallery(
         network, variables, photos, methods=METHODS, batch_size=2, mask_chunk=5, present=present
     )
-    names = {"images", "masks", "labels", "present", "probabilities"}
+    names = {"images", "masks", "labels", "present", "probabilities", "pairs"}
     assert set(arrays) == names | {f"maps/{method}" for method in METHODS}
     twins = [toys.Toy64(variables, image) for image in scale(photos["image"])]
     logits = np.stack([twin.logits for twin in twins])
@@ -99,16 +103,18 @@ def test_gallery(present, network, photos):
     np.testing.assert_array_equal(arrays["images"], photos["image"])
     np.testing.assert_array_equal(arrays["masks"], photos["mask"])
     np.testing.assert_array_equal(arrays["labels"], photos["labels"])
+    np.testing.assert_array_equal(arrays["pairs"], np.argwhere(chosen))
     for number, twin in enumerate(twins):
         np.testing.assert_allclose(
             arrays["probabilities"][number], reference.sigmoid(twin.logits), rtol=1e-5
         )
-        for method in METHODS:
-            maps = arrays[f"maps/{method}"]
-            assert maps.dtype == np.float32 and maps.shape == (3, toys.NUM_LABELS, 4, 6)
-            np.testing.assert_allclose(
-                maps[number], expected_maps(twin, method, chosen[number]), atol=1e-4
-            )
+    for method in METHODS:
+        maps = arrays[f"maps/{method}"]
+        size = toys.SIZE if method == "minmax_gradients" else (4, 6)
+        assert maps.dtype == np.float32 and maps.shape == (chosen.sum(), *size)
+        for own, (photo, label) in zip(maps, arrays["pairs"], strict=True):
+            expected = expected_map(twins[photo], method, chosen[photo], label)
+            np.testing.assert_allclose(own, expected, atol=1e-4)
     assert (logits > 0).any() and ((logits > 0) != photos["labels"]).any()
     assert arrays["present"].dtype == bool and arrays["probabilities"].dtype == np.float32
 
@@ -129,3 +135,12 @@ def test_a_gallery_without_masks(network, photos):
         network, toys.toy_variables(), photos, methods=("cam",), batch_size=2
     )
     assert "masks" not in arrays
+
+
+def test_methods_that_explain_pairs_alone_and_nothing_detected(network, photos):
+    variables = toys.toy_variables() | {"bias": np.full(toys.NUM_LABELS, -200, np.float32)}
+    arrays = gallery.make_gallery(
+        network, variables, photos, methods=("gradients",), batch_size=2, progress=False
+    )
+    assert arrays["pairs"].shape == (0, 2) and not arrays["present"].any()
+    assert arrays["maps/gradients"].shape == (0, *toys.SIZE)

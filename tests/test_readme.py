@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minmax_jax import create_network
+from minmax_jax import METHODS, create_network
 from tests.pretrained import writers
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -70,3 +71,29 @@ def test_an_example_runs(number, folder, monkeypatch):
     if number == 1:
         top = np.argsort(-np.asarray(names["logits"]), axis=1)[:, :3]
         np.testing.assert_array_equal(names["chosen"].labels, top)
+
+
+def test_a_method_is_added_as_contributing_says():
+    """Its function is the code's own, its line is in the list, its test passes."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    function, line, test = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert line.strip() in (ROOT / "minmax_jax" / "methods.py").read_text(encoding="utf-8")
+    names = {"jax": jax, "np": np}
+    exec(f"from __future__ import annotations\n{function}\n{test}", names)
+    names["test_layer_cam"]()
+    activations, gradients = np.random.default_rng(1).normal(size=(2, 3, 4, 5))
+    np.testing.assert_allclose(
+        METHODS["layer_cam"].map(activations, gradients),
+        names["layer_cam"](activations, gradients),
+        rtol=1e-5,
+    )
+
+
+def test_links_of_the_documentation_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    assert len(pages) > 10
+    for page in pages:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,35 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from minmax_jax import files
-from minmax_jax.report.names import METHOD_TITLES, method_title, ordered
+from minmax_jax.report.names import MANY, method_title
 from minmax_jax.report.pictures import Photo
 
 INK, MUTED, GRID, WARNING = "#22262c", "#6b7280", "#e3e6ea", "#b42318"
 VARIANT_COLORS = ("#2f6fd0", "#d1433f", "#2a9d6f", "#8a5cd0", "#c98a1b", "#4a9fb5")
 VARIANT_MARKERS = ("o", "s", "^", "D", "v", "P")
-# The two forms of one method share a colour: a dot, and a ring around it (they often coincide).
-METHOD_COLORS = {
-    "cam": "#2f6fd0",
-    "grad_cam": "#2f6fd0",
-    "grad_cam_plus_plus": "#8b929c",
-    "score_cam": "#9a7440",
-    "minmax_cam": "#ef8a17",
-    "minmax_grad_cam": "#ef8a17",
-    "d_minmax_cam": "#cf2438",
-    "d_minmax_grad_cam": "#cf2438",
-}
-RINGS = ("grad_cam", "minmax_grad_cam", "d_minmax_grad_cam")
-OTHER_COLORS = ("#8a5cd0", "#2a9d6f", "#4a9fb5", "#b5529c")
-
-
-@dataclasses.dataclass(frozen=True)
-class FocusPoint:
-    """Where a method of a variant stands: fractions 0..1."""
-
-    variant: str
-    method: str
-    retention_of_others: float
-    drop_of_others: float
 
 
 def save_png(figure: Figure, path: str | os.PathLike) -> None:
@@ -60,15 +36,20 @@ def shorten(text: str, width: int) -> str:
 def gallery_figure(photo: Photo, *, title: str) -> Figure:
     """A photo, its true mask and the map of every method; one row a label and variant.
 
-    Pictures stand pixel for pixel. The photo and a label's mask are shown once per label.
+    Pictures stand pixel for pixel. The photo and a label's mask are shown once per label. Of many
+    methods the maps of a row stand in lines of `MANY`, each map under its name.
     """
     margin, gap, group_gap, left, head = 16, 6, 18, 200, 104
     height, width = photo.picture.shape[:2]
     has_mask = any(label.mask is not None for label in photo.labels)
-    headings = ["photo", *(["true mask"] if has_mask else []), *map(method_title, photo.methods)]
+    fixed = ["photo", *(["true mask"] if has_mask else [])]
+    lines = [photo.methods[i : i + MANY] for i in range(0, len(photo.methods), MANY)] or [()]
+    many = len(lines) > 1
+    name_height = 40 if many else 0  # above each line of maps
+    row_height = len(lines) * (name_height + height + gap)
     rows = max(1, sum(len(label.rows) for label in photo.labels))
-    total_width = 2 * margin + left + len(headings) * (width + gap)
-    total_height = margin + head + rows * (height + gap) + max(0, len(photo.labels) - 1) * group_gap
+    total_width = 2 * margin + left + (len(fixed) + len(lines[0])) * (width + gap)
+    total_height = margin + head + rows * row_height + max(0, len(photo.labels) - 1) * group_gap
     figure = Figure(figsize=(total_width / 100, total_height / 100), dpi=100, facecolor="white")
 
     def write(x, y, text, **style):
@@ -79,43 +60,44 @@ def gallery_figure(photo: Photo, *, title: str) -> Figure:
         x = margin + left + column * (width + gap)
         figure.figimage(picture, x, total_height - y - height, origin="upper")
 
+    def name_columns(first, names, y, **style):
+        for column, name in enumerate(names, first):
+            x = margin + left + column * (width + gap) + width / 2
+            write(x, y - 8, name, ha="center", va="bottom", linespacing=1.05, **style)
+
     write(margin, margin, shorten(title, 60), fontsize=17, weight="bold")
     write(margin, margin + 32, shorten(_photo_note(photo), 150), color=MUTED)
-    for column, heading in enumerate(headings):
-        x = margin + left + column * (width + gap) + width / 2
-        write(
-            x,
-            head + margin - 8,
-            textwrap.fill(heading, 11),
-            ha="center",
-            va="bottom",
-            linespacing=1.05,
-        )
-
     y = margin + head
+    shown_above = fixed if many else [*fixed, *map(method_title, photo.methods)]
+    name_columns(0, [textwrap.fill(name, 11) for name in shown_above], y + name_height)
     if not photo.labels:
         place(0, y, photo.picture)
         write(margin, y, "no label explained", color=MUTED)
     for label in photo.labels:
-        place(0, y, photo.picture)
+        place(0, y + name_height, photo.picture)
         if label.mask is not None:
-            place(1, y, label.mask)
+            place(1, y + name_height, label.mask)
         for row in label.rows:
-            write(margin, y, "■", color=label.color, fontsize=17)
-            write(margin + 24, y + 1, textwrap.fill(shorten(label.name, 32), 16), weight="bold")
+            top = y + name_height
+            write(margin, top, "■", color=label.color, fontsize=17)
+            write(margin + 24, top + 1, textwrap.fill(shorten(label.name, 32), 16), weight="bold")
             write(
                 margin + 24,
-                y + 46,
+                top + 46,
                 f"{shorten(row.variant, 16)}\n{100 * row.probability:.1f} %",
                 color=MUTED,
                 linespacing=1.3,
             )
             if not label.annotated:
-                write(margin + 24, y + 104, "not annotated", color=WARNING, style="italic")
-            for column, method in enumerate(photo.methods):
-                if method in row.pictures:
-                    place(column + 1 + has_mask, y, row.pictures[method])
-            y += height + gap
+                write(margin + 24, top + 104, "not annotated", color=WARNING, style="italic")
+            for line in lines:
+                if many:
+                    titles = [textwrap.fill(method_title(method), 20) for method in line]
+                    name_columns(len(fixed), titles, y + name_height, fontsize=10)
+                for column, method in enumerate(line, len(fixed)):
+                    if method in row.pictures:
+                        place(column, y + name_height, row.pictures[method])
+                y += name_height + height + gap
         y += group_gap
     return figure
 
@@ -228,89 +210,3 @@ def _stage_begins(histories: Mapping[str, Mapping]) -> list[tuple[int, str]]:
         for epoch in epochs - shared
     ]
     return own + [(epoch, MUTED) for epoch in shared]
-
-
-def focus_points(evaluations: Mapping[str, Mapping]) -> list[FocusPoint]:
-    """The points of `focus_figure`: macro averages; where one of the two is missing, no point."""
-    points = []
-    for variant, evaluation in evaluations.items():
-        for method in ordered(evaluation["methods"], METHOD_TITLES):
-            macro = evaluation["methods"][method]["macro"]
-            retention = macro.get("average_retention_of_others")
-            drop = macro.get("average_drop_of_others")
-            if retention is not None and drop is not None:
-                points.append(FocusPoint(variant, method, retention, drop))
-    return points
-
-
-def _colored(methods: Sequence[str]) -> Iterator[tuple[str, str]]:
-    other = 0
-    for method in methods:
-        if method in METHOD_COLORS:
-            yield method, METHOD_COLORS[method]
-        else:
-            yield method, OTHER_COLORS[other % len(OTHER_COLORS)]
-            other += 1
-
-
-def focus_figure(points: Sequence[FocusPoint]) -> Figure:
-    """How far maps keep to their own label: average drop of others over retention of others.
-
-    A focused map takes the other labels away when only it is shown (up) and leaves them alone when
-    it is hidden (left). Colours are methods, shapes are variants, lines join a method's variants.
-    """
-    variants = list(dict.fromkeys(point.variant for point in points))
-    methods = ordered((point.method for point in points), METHOD_TITLES)
-    colors = dict(_colored(methods))
-    figure = Figure(figsize=(9.2, 5.2), dpi=110, facecolor="white", layout="constrained")
-    axes = figure.subplots()
-    style_axes(axes, "Focus: top left is better")
-    for method in methods:
-        mine = [point for point in points if point.method == method]
-        places = np.array([(p.retention_of_others, p.drop_of_others) for p in mine]) * 100
-        axes.plot(*places.T, color=colors[method], alpha=0.35, linewidth=1.2, zorder=2)
-        for point, place in zip(mine, places, strict=True):
-            marker = VARIANT_MARKERS[variants.index(point.variant) % len(VARIANT_MARKERS)]
-            axes.plot(*place, color=colors[method], zorder=3, **_mark(method, marker))
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    shade = np.linspace(1, 0, 64)[:, None] * np.linspace(1, 0, 64)[None]  # green is better
-    axes.imshow(
-        shade,
-        extent=(*axes.get_xlim(), *axes.get_ylim()),
-        aspect="auto",
-        cmap="Greens",
-        vmin=0,
-        vmax=2,
-        alpha=0.6,
-        zorder=0,
-        interpolation="bilinear",
-    )
-    axes.set_xlabel("average retention of others, percent  (← better)", color=INK, fontsize=10)
-    axes.set_ylabel("average drop of others, percent  (better →)", color=INK, fontsize=10)
-    by_method = [
-        Line2D([], [], color=colors[m], label=method_title(m), linestyle="", **_mark(m, "o"))
-        for m in methods
-    ]
-    by_variant = [
-        Line2D(
-            [],
-            [],
-            color=MUTED,
-            label=variant,
-            linestyle="",
-            markersize=8,
-            marker=VARIANT_MARKERS[index % len(VARIANT_MARKERS)],
-        )
-        for index, variant in enumerate(variants)
-    ]
-    style = {"labelspacing": 0.8, "alignment": "left"}
-    add_legend(figure, by_method, title="method", loc="outside right upper", **style)
-    add_legend(figure, by_variant, title="variant", loc="outside right lower", **style)
-    return figure
-
-
-def _mark(method: str, marker: str) -> dict:
-    if method in RINGS:
-        return {"marker": marker, "markersize": 14, "fillstyle": "none", "markeredgewidth": 1.6}
-    return {"marker": marker, "markersize": 8}

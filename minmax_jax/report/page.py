@@ -14,15 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from minmax_jax import files
-from minmax_jax.report import figures, names, pictures, tables, templates
-
-HEADLINE_METRICS = (
-    "f1_minus",
-    "f1_plus",
-    "average_drop_of_others",
-    "average_retention_of_others",
-    "energy_on_object",
-)
+from minmax_jax.report import figures, method_figures, names, pictures, tables, templates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +87,33 @@ def write_report(
         written.append(path)
         return data_uri("png", path.read_bytes())
 
-    points = figures.focus_points(results.evaluations)
-    focus = draw("focus", figures.focus_figure(points)) if points else None
+    points = method_figures.focus_points(results.evaluations)
+    focus = draw("focus", method_figures.focus_figure(points)) if points else None
+    faithfulness = {
+        variant: draw(f"faithfulness_{number}", method_figures.faithfulness_figure(evaluation))
+        for number, (variant, evaluation) in enumerate(results.evaluations.items(), 1)
+        if method_figures.has_curves(evaluation)
+    }
     curves = draw("curves", figures.curves_figure(results.histories))
     photos = []
     for number, photo in enumerate(tqdm(_photos(results), desc="gallery", unit="photo"), 1):
         draw(f"gallery_{number:02d}", figures.gallery_figure(photo, title=f"Photo {number}"))
         photos.append(photo)
-    filters = {"picture": picture_uri, "row_names": row_names, "value": tables.format_value}
+    filters = {
+        "picture": picture_uri,
+        "row_names": row_names,
+        "value": tables.format_value,
+        "places": tables.places,
+        "alike": tables.alike,
+        "family": names.family_title,
+    }
     html = templates.template("page.html", filters).render(
-        title=title, focus=focus, curves=curves, photos=photos, **_texts(results)
+        title=title,
+        focus=focus,
+        faithfulness=faithfulness,
+        curves=curves,
+        photos=photos,
+        **_texts(results),
     )
     page = report / "index.html"
     files.write_atomically(page, lambda file: file.write(html.encode()))
@@ -123,10 +132,7 @@ def _photos(results: Results) -> list[pictures.Photo]:
                 break
         else:
             groups.append([variant])
-    methods = names.ordered(
-        (name for evaluation in results.evaluations.values() for name in evaluation["methods"]),
-        names.METHOD_TITLES,
-    )
+    methods = _methods(results)
     return [
         pictures.compose_photo(
             {variant: results.galleries[variant] for variant in group},
@@ -137,6 +143,13 @@ def _photos(results: Results) -> list[pictures.Photo]:
         for group in groups
         for index in range(len(results.galleries[group[0]]["images"]))
     ]
+
+
+def _methods(results: Results) -> list[str]:
+    """All methods in the order in which they are shown."""
+    return names.method_order(
+        name for evaluation in results.evaluations.values() for name in evaluation["methods"]
+    )
 
 
 def _texts(results: Results) -> dict[str, Any]:
@@ -155,10 +168,15 @@ def _texts(results: Results) -> dict[str, Any]:
         variant: dict(templates.flat(evaluation["settings"]))
         for variant, evaluation in evaluations.items()
     }
+    methods = _methods(results)
     return {
         "variants": list(evaluations),
+        "many": len(methods) > names.MANY,
+        "families": {
+            title: method_figures.FAMILY_COLORS[title] for title in names.by_family(methods)
+        },
         "winners": {
-            variant: tables.winners(evaluation, HEADLINE_METRICS)
+            variant: tables.winners(evaluation, names.HEADLINE)
             for variant, evaluation in evaluations.items()
         },
         "metrics": [names.metric(name) for name in scored],

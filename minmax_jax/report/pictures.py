@@ -1,7 +1,8 @@
 """Pictures of maps on photos, as arrays: what the gallery's figures and the page both show.
 
-Pictures are uint8 `(H W 3)`, RGB. Maps are float `(h w)` in 0..1 at activation resolution. Masks
-are uint8 `(H W)`: 0 background, 1 + label index, 255 void.
+Pictures are uint8 `(H W 3)`, RGB. Maps are float `(h w)` in 0..1, as large as activations or as the
+photo, one for each explained pair of a photo and a label. Masks are uint8 `(H W)`: 0 background,
+1 + label index, 255 void.
 """
 
 from __future__ import annotations
@@ -145,10 +146,11 @@ def compose_photo(
         for variant, gallery in galleries.items():
             if not explained[variant][label]:
                 continue
+            (pair,) = np.flatnonzero((gallery["pairs"] == (index, label)).all(axis=1))
             pictures = {}
             for method in methods:
                 if f"maps/{method}" in gallery:
-                    picture = fit(overlay_map(grey, gallery[f"maps/{method}"][index, label]))
+                    picture = fit(overlay_map(grey, gallery[f"maps/{method}"][pair]))
                     if inside is not None:
                         picture = draw_contour(picture, inside > 0)
                     pictures[method] = picture

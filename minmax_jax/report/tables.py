@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from minmax_jax.report.names import (
     ARROWS,
+    HEADLINE,
     LOCALIZATION,
-    METHOD_TITLES,
+    MANY,
     METRICS,
     Metric,
+    family_title,
+    method_order,
     method_title,
     metric,
     ordered,
@@ -81,6 +84,45 @@ def best_of(values: Sequence[float | None], good: str | None) -> set[int]:
     return {index for index, value in printed.items() if value == best}
 
 
+def places(table: Table) -> tuple[tuple[float | None, ...], ...]:
+    """How each cell does among the others of its column: 1 the best, 0 the worst.
+
+    Values that print alike share their mean place; None where there is no value, or no direction.
+    """
+    columns = []
+    for index, column in enumerate(table.columns):
+        line = [row[index] for row in table.values]
+        rounded = [None if value is None else round(100 * value, 2) for value in line]
+        known = [value for value in rounded if value is not None]
+        if column.good is None or len(set(known)) < 2:
+            columns.append([None] * len(line))
+            continue
+        sign = 1 if column.good == "high" else -1
+
+        def place(value, known=known, sign=sign):
+            worse = sum(sign * other < sign * value for other in known)
+            alike = known.count(value) - 1
+            return (worse + alike / 2) / (len(known) - 1)
+
+        columns.append([None if value is None else place(value) for value in rounded])
+    return tuple(zip(*columns, strict=True))
+
+
+def alike(table: Table) -> list[list[int]]:
+    """Rows that agree to a fiftieth of a percent in every column with a direction, two at least."""
+    columns = [index for index, column in enumerate(table.columns) if column.good]
+    groups: list[list[int]] = []
+    for row, values in enumerate(table.values):
+        for group in groups:
+            pairs = [(values[index], table.values[group[0]][index]) for index in columns]
+            if all(a == b or (None not in (a, b) and abs(a - b) <= 2e-4) for a, b in pairs):
+                group.append(row)
+                break
+        else:
+            groups.append([row])
+    return [group for group in groups if len(group) > 1]
+
+
 def _table_by_columns(title, corner, columns, rows, values) -> Table:
     best = frozenset(
         (row, index)
@@ -111,6 +153,8 @@ def classification_table(classifications: Mapping[str, Mapping]) -> Table:
 def methods_table(evaluation: Mapping, average: str, *, title: str) -> Table:
     """One row a method, one column a metric, then the number of pairs and the seconds it took.
 
+    Many methods stand under the headings of their families.
+
     Args:
       evaluation: contents of an evaluation.json.
       average: "macro" or "micro".
@@ -123,31 +167,52 @@ def methods_table(evaluation: Mapping, average: str, *, title: str) -> Table:
     ]
     columns.append(Column("pairs", unit="count", hint="pairs of an image and a label explained"))
     columns.append(Column("seconds", unit="seconds"))
-    order = ordered(methods, METHOD_TITLES)
+    order = method_order(methods)
     values = [
         [methods[method][average].get(name) for name in names]
         + [sum(methods[method]["pairs"]), methods[method]["seconds"]]
         for method in order
     ]
-    rows = [(method_title(method),) for method in order]
-    return _table_by_columns(title, ("method",), columns, rows, values)
+    corner, rows = _method_rows(order)
+    return _table_by_columns(title, corner, columns, rows, values)
+
+
+def _method_rows(order):
+    """Corner and rows of a table with one row a method."""
+    if len(order) <= MANY:
+        return ("method",), [(method_title(method),) for method in order]
+    return ("family", "method"), [(family_title(m), method_title(m)) for m in order]
 
 
 def comparison_table(evaluations: Mapping[str, Mapping], average: str = "macro") -> Table:
     """Variants beside one another (the layout of the paper's Table 3).
 
-    One column a method; for each metric one row a variant, the best method of the row marked.
+    One column a method; for each metric one row a variant, the best method of the row marked. Of
+    many methods each has a row, and the metrics of `HEADLINE` have a column for each variant.
 
     Args:
       evaluations: `{variant: contents of its evaluation.json}`.
       average: "macro" or "micro".
     """
     results = {variant: evaluation["methods"] for variant, evaluation in evaluations.items()}
-    methods = ordered((name for result in results.values() for name in result), METHOD_TITLES)
+    methods = method_order(name for result in results.values() for name in result)
+    title = f"Variants side by side ({average})"
     metrics = ordered(
         (name for result in results.values() for of in result.values() for name in of[average]),
         METRICS,
     )
+    if len(methods) > MANY:
+        cells = [(name, variant) for name in HEADLINE if name in metrics for variant in results]
+        columns = [
+            Column(f"{metric(name).short} {variant}", metric(name).good, hint=metric(name).title)
+            for name, variant in cells
+        ]
+        lines = [
+            [results[variant].get(method, {}).get(average, {}).get(name) for name, variant in cells]
+            for method in methods
+        ]
+        corner, rows = _method_rows(methods)
+        return _table_by_columns(title, corner, columns, rows, lines)
     rows, values, best = [], [], set()
     for name in metrics:
         for variant, result in results.items():
@@ -156,7 +221,6 @@ def comparison_table(evaluations: Mapping[str, Mapping], average: str = "macro")
             rows.append((metric(name).heading, variant))
             values.append(line)
     columns = tuple(Column(method_title(method)) for method in methods)
-    title = f"Variants side by side ({average})"
     corner = ("metric", "variant")
     return Table(title, corner, columns, tuple(rows), tuple(values), frozenset(best))
 
@@ -180,7 +244,7 @@ def label_classification_table(classifications: Mapping[str, Mapping]) -> Table:
 def label_methods_table(evaluation: Mapping, name: str) -> Table:
     """One row a label: its pairs, then metric `name` of every method, the best one marked."""
     methods = evaluation["methods"]
-    order = [m for m in ordered(methods, METHOD_TITLES) if name in methods[m]["per_label"]]
+    order = [m for m in method_order(methods) if name in methods[m]["per_label"]]
     columns = [Column("pairs", unit="count"), *(Column(method_title(m)) for m in order)]
     scores = [methods[method]["per_label"][name] for method in order]
     first = methods[order[0]]
@@ -205,7 +269,7 @@ def winners(evaluation: Mapping, names: Sequence[str]) -> list[tuple[Metric, flo
       `(metric, value, titles of the methods)`; methods that print alike share the place.
     """
     methods = evaluation["methods"]
-    order = ordered(methods, METHOD_TITLES)
+    order = method_order(methods)
     result = []
     for name in names:
         line = [methods[method]["macro"].get(name) for method in order]

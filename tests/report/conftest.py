@@ -49,6 +49,16 @@ def make_evaluation(rng, methods=METHODS, metrics=METRICS, labels=LABELS):
     }
 
 
+def add_curves(evaluation, rng, steps=4):
+    """Gives every method random insertion and deletion curves, and areas."""
+    for result in evaluation["methods"].values():
+        for name in ("insertion", "deletion"):
+            result[f"{name}_curve"] = rng.random(steps + 1).tolist()
+            result["per_label"][name] = rng.random(len(evaluation["label_names"])).tolist()
+            result["macro"][name] = result["micro"][name] = float(rng.random())
+    return evaluation
+
+
 def make_classification(rng, labels=LABELS):
     """Random scores; the first label has no average precision."""
 
@@ -86,7 +96,7 @@ def make_history(rng, epochs=6):
 
 
 def make_gallery(rng, methods=METHODS, labels=LABELS, size=40, masks=True):
-    """Three photos: labels 0 and 1 seen and annotated; 3 seen, 2 missed; nothing seen."""
+    """Three photos: labels 0 and 1 seen and annotated; 0 and 3 seen, 2 missed; nothing seen."""
     annotated = np.zeros((3, len(labels)), bool)
     annotated[0, :2] = annotated[1, 2:] = annotated[2, 0] = True
     present = annotated.copy()
@@ -96,6 +106,7 @@ def make_gallery(rng, methods=METHODS, labels=LABELS, size=40, masks=True):
         "labels": annotated,
         "present": present,
         "probabilities": rng.random(present.shape).astype(np.float32),
+        "pairs": np.argwhere(present),
     }
     if masks:
         gallery["masks"] = np.zeros((3, size, size), np.uint8)
@@ -103,7 +114,7 @@ def make_gallery(rng, methods=METHODS, labels=LABELS, size=40, masks=True):
         gallery["masks"][0, 20:35, 10:30] = 2
         gallery["masks"][1, :10] = 255
     for method in methods:
-        gallery[f"maps/{method}"] = rng.random((3, len(labels), 5, 5)).astype(np.float32)
+        gallery[f"maps/{method}"] = rng.random((present.sum(), 5, 5)).astype(np.float32)
     return gallery
 
 
@@ -132,8 +143,9 @@ def run():
     gallery = make_gallery(rng)
     other = copy.deepcopy(gallery)
     other["present"][0, 1] = False
+    other["pairs"] = np.argwhere(other["present"])
     for method in METHODS:
-        other[f"maps/{method}"] = rng.random((3, len(LABELS), 5, 5)).astype(np.float32)
+        other[f"maps/{method}"] = rng.random((len(other["pairs"]), 5, 5)).astype(np.float32)
     return {
         "galleries": {"plain": gallery, "kur": other},
         "evaluations": {variant: make_evaluation(rng) for variant in VARIANTS},

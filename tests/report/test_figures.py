@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minmax_jax.report import figures, pictures
+from minmax_jax.report import figures, method_figures, names, pictures
 
-from .conftest import METHODS, make_evaluation, make_history
+from .conftest import METHODS, add_curves, make_evaluation, make_history
+
+MANY = tuple(names.METHOD_TITLES)[: names.MANY + 3]
 
 
 def rendered(figure):
@@ -61,6 +63,20 @@ def test_gallery_grid(masks):
     is_photo = (image == np.array(photo_color, np.uint8)).all(-1)
     assert is_photo.sum() == 2 * pictures.SIDE**2  # once a label
     assert np.nonzero(is_photo)[1].max() < lefts[0, 0]
+
+
+def test_gallery_of_many_methods_wraps():
+    rng = np.random.default_rng(0)
+    cells = [tuple(map(int, color)) for color in rng.integers(60, 200, (len(MANY), 3))]
+    shown = {method: plain_picture(color) for method, color in zip(MANY, cells, strict=True)}
+    label = pictures.LabelRows("a", "#123456", True, None, (pictures.Row("plain", 0.5, shown),))
+    photo = pictures.Photo(plain_picture((10, 200, 30)), ("a",), MANY, (label,), ())
+    image = rendered(figures.gallery_figure(photo, title="Photo 1"))
+    top, left = np.array([place_of(image, color) for color in cells]).T
+    assert len(set(top[: names.MANY])) == len(set(top[names.MANY :])) == 1
+    assert top[names.MANY] - top[0] >= pictures.SIDE + 20  # room for the names
+    assert left[names.MANY :].tolist() == left[: len(MANY) - names.MANY].tolist()
+    assert image.shape[1] < (names.MANY + 3) * pictures.SIDE
 
 
 def test_gallery_of_a_photo_without_explained_labels():
@@ -130,13 +146,13 @@ def test_focus_points_and_their_marks():
             }
     evaluations["kur"]["methods"]["cam"]["macro"]["average_drop_of_others"] = None
     del evaluations["kur"]["methods"]["mine"]["macro"]["average_retention_of_others"]
-    points = figures.focus_points(evaluations)
+    points = method_figures.focus_points(evaluations)
     assert len(points) == 2 * len(methods) - 2
     for point in points:
         macro = evaluations[point.variant]["methods"][point.method]["macro"]
         assert point.retention_of_others == macro["average_retention_of_others"]
         assert point.drop_of_others == macro["average_drop_of_others"]
-    figure = figures.focus_figure(points)
+    figure = method_figures.focus_figure(points)
     rendered(figure)
     drawn = [
         (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
@@ -145,6 +161,81 @@ def test_focus_points_and_their_marks():
     ]
     expected = [(100 * p.retention_of_others, 100 * p.drop_of_others) for p in points]
     assert np.allclose(sorted(drawn), sorted(expected))
+
+
+@pytest.mark.parametrize("methods", [METHODS, MANY])
+def test_faithfulness_figure_holds_the_curves(methods):
+    rng = np.random.default_rng(0)
+    evaluation = add_curves(make_evaluation(rng, methods), rng)
+    without = evaluation["methods"] | {"mine": make_evaluation(rng, ("mine",))["methods"]["mine"]}
+    figure = method_figures.faithfulness_figure(evaluation | {"methods": without})
+    rendered(figure)
+    columns = len(names.by_family(methods)) if methods is MANY else 1
+    assert len(figure.axes) == 2 * columns
+    coloured = []
+    for axes in figure.axes:
+        name = "insertion" if "Insertion" in axes.get_title(loc="left") else "deletion"
+        drawn = [line for line in axes.lines if line.get_color() != figures.GRID]
+        assert len(axes.lines) == len(methods)  # the others are grey
+        for line in drawn:
+            assert line.get_xdata()[-1] == 100
+            values = np.array(line.get_ydata()) / 100
+            coloured += [
+                (name, method)
+                for method in methods
+                if np.allclose(values, evaluation["methods"][method][f"{name}_curve"])
+            ]
+    assert sorted(coloured) == sorted((n, m) for n in method_figures.CURVES for m in methods)
+    assert method_figures.has_curves(evaluation)
+    assert not method_figures.has_curves(make_evaluation(rng))
+
+
+def named(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_places_of_many_methods_are_named():
+    """Highest first; methods at one place share a name, those of two variants do not."""
+    methods, drops = names.method_order(MANY), (0.2, 0.6, 0.4)
+    points = [
+        method_figures.FocusPoint("plain", method, 0.3 + 1e-4 * number, drops[number % 3])
+        for number, method in enumerate(methods)
+    ]
+    figure = method_figures.focus_figure(points)
+    rendered(figure)
+    expected = []
+    for place in (1, 2, 0):
+        own = [names.method_title(method) for method in methods[place::3]]
+        expected.append(f"{own[0]}, {own[1]} and {len(own) - 2} more")
+    assert named(figure) == expected
+    (legend, _) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(names.by_family(MANY))
+    points.append(method_figures.FocusPoint("kur", "cam", 0.3, 0.6))
+    figure = method_figures.focus_figure(points)
+    assert len(named(figure)) == 4 and "CAM (kur)" in named(figure)
+
+
+def test_of_too_many_places_those_are_named_that_no_other_beats():
+    rng = np.random.default_rng(4)
+    points = [
+        method_figures.FocusPoint(variant, method, *rng.permutation(26)[:2] / 26)
+        for variant in ("plain", "kur")
+        for method in MANY
+    ]
+    expected = []
+    for one in points:
+        for other in points:
+            less = other.retention_of_others <= one.retention_of_others
+            more = other.drop_of_others >= one.drop_of_others
+            if other is not one and other.variant == one.variant and less and more:
+                break
+        else:
+            expected.append(one)
+    assert method_figures.unbeaten(points) == expected and 1 < len(expected) < 16 < len(points)
+    figure = method_figures.focus_figure(points)
+    rendered(figure)
+    wanted = [f"{names.method_title(point.method)} ({point.variant})" for point in expected]
+    assert sorted(named(figure)) == sorted(wanted)
 
 
 def test_png_with_letters_that_the_font_lacks(tmp_path):

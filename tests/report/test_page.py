@@ -12,9 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minmax_jax.report import page
+from minmax_jax.report import names, page
 
-from .conftest import EVIL, LABELS, METHODS, METRICS, VARIANTS, make_gallery, write_run
+from .conftest import (
+    EVIL,
+    LABELS,
+    METHODS,
+    METRICS,
+    VARIANTS,
+    add_curves,
+    make_evaluation,
+    make_gallery,
+    write_run,
+)
 
 VOID_TAGS = {"meta", "link", "img", "br"}
 
@@ -164,7 +174,8 @@ def test_tables_on_the_page_hold_the_results(parsed, run):
             values = [float(text) for _, text in shown if text != "-"]
             best = (min if metric in low else max)(values)
             for mark, text in shown:
-                assert (mark == "best") == (text != "-" and float(text) == best)
+                competes = len(values) > 1 and text != "-"
+                assert (mark == "best") == (competes and float(text) == best)
     assert found == 4
 
 
@@ -174,12 +185,12 @@ def test_comparison_stands_variants_below_one_another(parsed, run):
         for t in parsed.tables
         if [text for _, text in parsed.cells("th", t)[0]][:2] == ["metric", "variant"]
     ]
-    for row, (names, cells) in enumerate(
+    for row, (headings, cells) in enumerate(
         zip(parsed.cells("th", table)[1:], parsed.cells("td", table)[1:], strict=True)
     ):
         variant = VARIANTS[row % 2]
-        assert [text for _, text in names][-1] == variant
-        assert len(names) == (2 if variant == VARIANTS[0] else 1)  # the metric spans its rows
+        assert [text for _, text in headings][-1] == variant
+        assert len(headings) == (2 if variant == VARIANTS[0] else 1)  # the metric spans its rows
         for method, (_, text) in zip(METHODS, cells, strict=True):
             value = run["evaluations"][variant]["methods"][method]["macro"][METRICS[row // 2]]
             assert text == ("-" if value is None else f"{100 * value:.2f}")
@@ -225,7 +236,11 @@ def test_one_variant_without_masks_and_localisation(run, tmp_path):
     }
     write_run(tmp_path, **results)
     page.write_report(tmp_path, ["only"], title="x")
-    results["galleries"]["only"] = {name: values[:2] for name, values in gallery.items()}
+    two = {name: values[:2] for name, values in gallery.items()}
+    results["galleries"]["only"] = two | {
+        "pairs": gallery["pairs"],
+        "maps/cam": gallery["maps/cam"],
+    }
     write_run(tmp_path, **results)
     parsed = Page(page.write_report(tmp_path, ["only"], title="x").read_text(encoding="utf-8"))
     assert sorted(path.name for path in (tmp_path / "report" / "figures").iterdir()) == [
@@ -233,6 +248,38 @@ def test_one_variant_without_masks_and_localisation(run, tmp_path):
     ]  # fmt: skip
     assert "true mask" not in parsed.text and "Energy" not in parsed.text
     assert "side by side" not in parsed.text.lower()
+
+
+def test_many_methods(run, tmp_path):
+    """One table of all, each value shaded by its place; every map of the gallery with its name."""
+    methods = (*tuple(names.METHOD_TITLES)[: names.MANY + 1], "mine")
+    rng = np.random.default_rng(2)
+    evaluation = add_curves(make_evaluation(rng, methods), rng)
+    evaluation["methods"]["cam"]["macro"]["iou"] = 0.999
+    results = {part: {"plain": values["plain"]} for part, values in run.items()}
+    results["evaluations"]["plain"] = evaluation
+    results["galleries"]["plain"] = make_gallery(rng, methods)
+    write_run(tmp_path, **results)
+    written = page.write_report(tmp_path, ["plain"], title="x")
+    parsed = Page(written.read_text(encoding="utf-8"))
+    assert (written.parent / "figures" / "faithfulness_1.png").exists()
+    for title in names.by_family(methods):
+        assert title in parsed.text
+    headings = [[text for _, text in parsed.cells("th", table)[0]] for table in parsed.tables]
+    (macro, _) = [index for index, row in enumerate(headings) if row[:2] == ["family", "method"]]
+    column = headings[macro].index("IoU\xa0↑") - 2
+    shown = [row[column] for row in parsed.cells("td", parsed.tables[macro])[1:]]
+    assert len(shown) == len(methods) and shown[0] == ("best", "99.90")
+    assert "--place: 100%" in written.read_text() and "--place: 0%" in written.read_text()
+    explained = len(results["galleries"]["plain"]["pairs"])
+    maps = [image for image in parsed.images if " of " in image["alt"]]
+    of_methods = [image for image in maps if not image["alt"].startswith("true mask")]
+    charts = [image for image in of_methods if "width" not in image]
+    assert len(of_methods) - len(charts) == explained * len(methods)
+    assert parsed.text.count("HiRes-CAM") >= explained + 2
+    anchors = {source for source in parsed.sources if source.startswith("#")}
+    assert "#faithfulness" in anchors
+    assert all(f'id="{anchor[1:]}"' in written.read_text() for anchor in anchors)
 
 
 def test_variants_of_different_photos_have_galleries_of_their_own(run, tmp_path):

@@ -70,8 +70,8 @@ def test_pictures_show_the_map_of_their_row():
     gallery["images"][:] = 100
     for number, method in enumerate(METHODS):
         gallery[f"maps/{method}"][:] = 0
-        gallery[f"maps/{method}"][0, 0, number, 0] = 1  # one row of cells further down each
-        gallery[f"maps/{method}"][0, 1, number, 4] = 1
+        gallery[f"maps/{method}"][0, number, 0] = 1  # one row of cells further down each
+        gallery[f"maps/{method}"][1, number, 4] = 1
     photo = compose({"plain": gallery}, 0)
     for label, side in zip(photo.labels, (0, 1), strict=True):
         for number, method in enumerate(METHODS):

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from minmax_jax.methods import METHODS as METHODS_BY_NAME
+from minmax_jax.metrics import faithfulness, localization, masking
 from minmax_jax.report import names, tables
 
 from .conftest import LABELS, METHODS, METRICS, make_classification, make_evaluation
@@ -63,6 +65,85 @@ def test_comparison_marks_the_best_method_of_each_metric_and_variant(seed):
         assert {index for r, index in table.best if r == row} == marked_by_loop(
             values, metric in LOW
         )
+
+
+def test_methods_and_metrics_have_titles():
+    assert list(names.METHOD_TITLES) == list(METHODS_BY_NAME)
+    in_families = [name for own in names.FAMILIES.values() for name in own]
+    assert sorted(in_families) == sorted(names.METHOD_TITLES)
+    assert len(set(names.METHOD_TITLES.values())) == len(names.METHOD_TITLES)
+    metrics = (*masking.METRICS, *masking.F1, *localization.METRICS, *faithfulness.METRICS)
+    assert set(metrics) == set(names.METRICS)
+
+
+MANY = ("mine", *names.METHOD_TITLES)[: names.MANY + 2]
+
+
+def test_many_methods_stand_family_by_family():
+    rng = np.random.default_rng(0)
+    evaluations = {variant: make_evaluation(rng, MANY[::-1]) for variant in ("plain", "kur")}
+    table = tables.methods_table(evaluations["plain"], "macro", title="x")
+    assert table.corner == ("family", "method")
+    families = [row[0] for row in table.rows]
+    assert list(dict.fromkeys(families)) == sorted(
+        set(families), key=[*names.FAMILIES, names.OTHER_FAMILY].index
+    )
+    assert (
+        sum(a != b for a, b in zip(families, families[1:], strict=False)) == len(set(families)) - 1
+    )
+    titles = {names.method_title(method): method for method in MANY}
+    assert sorted(row[1] for row in table.rows) == sorted(titles)
+    for row, line in zip(table.rows, table.values, strict=True):
+        method = titles[row[1]]
+        assert method == "mine" or method in names.FAMILIES[row[0]]
+        macro = evaluations["plain"]["methods"][method]["macro"]
+        assert list(line[: len(METRICS)]) == [macro[metric] for metric in METRICS]
+
+    comparison = tables.comparison_table(evaluations)
+    assert comparison.rows == table.rows
+    shown = [metric for metric in names.HEADLINE if metric in METRICS]
+    assert len(comparison.columns) == 2 * len(shown)
+    for row, line in zip(comparison.rows, comparison.values, strict=True):
+        wanted = [
+            evaluation["methods"][titles[row[1]]]["macro"][metric]
+            for metric in shown
+            for evaluation in evaluations.values()
+        ]
+        assert list(line) == wanted
+    assert max(map(len, tables.render_text(comparison).splitlines())) < 200
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_places_within_columns(seed):
+    evaluation = make_evaluation(np.random.default_rng(seed))
+    evaluation["methods"]["grad_cam"]["macro"]["iou"] = 0.300001  # these two print alike
+    evaluation["methods"]["cam"]["macro"]["iou"] = 0.3
+    table = tables.methods_table(evaluation, "macro", title="x")
+    found = tables.places(table)
+    for column, metric in enumerate([*METRICS, "pairs", "seconds"]):
+        line = [row[column] for row in table.values]
+        known = [f"{100 * value:.2f}" for value in line if value is not None]
+        for value, row in zip(line, found, strict=True):
+            if value is None or metric not in METRICS or len(set(known)) < 2:
+                assert row[column] is None
+                continue
+            order = sorted(known, key=float, reverse=metric in LOW)
+            own = [place for place, other in enumerate(order) if other == f"{100 * value:.2f}"]
+            assert row[column] == pytest.approx(np.mean(own) / (len(known) - 1))
+
+
+def test_rows_that_are_alike():
+    evaluation = make_evaluation(np.random.default_rng(0))
+    methods = evaluation["methods"]
+    for method, change in (("grad_cam", 1e-5), ("score_cam", 1e-3)):
+        methods[method]["macro"] = {
+            metric: None if value is None else value + change
+            for metric, value in methods["cam"]["macro"].items()
+        }
+    methods["d_minmax_cam"]["macro"] = methods["minmax_cam"]["macro"] | {"iou": None}
+    methods["minmax_cam"]["macro"]["iou"] = 0.5
+    table = tables.methods_table(evaluation, "macro", title="x")
+    assert tables.alike(table) == [[0, 1]]
 
 
 def test_values_that_print_alike_share_the_mark():
@@ -175,7 +256,7 @@ def test_text_lines_up(seed):
 def test_text_prints_group_names_once():
     evaluations = {v: make_evaluation(np.random.default_rng(0)) for v in ("plain", "kur")}
     text = tables.render_text(tables.comparison_table(evaluations))
-    for metric in names.METRICS.values():
+    for metric in map(names.metric, METRICS):
         lines = [line for line in text.splitlines() if line.startswith(metric.heading)]
         assert len(lines) == 1
         assert lines[0].split()[2] == "plain"
