@@ -3,7 +3,8 @@
     python -m benchmarks.explain [--networks mobilenet_v2,resnet50] [--batch 8] [--json FILE]
 
 Every method serves all labels of the image, so 20 labels should cost what 1 does. The methods are
-those of the last layer; what Score-CAM costs is told by `benchmarks.score_cam`. A multi-layer map
+those of the paper; what Score-CAM costs is told by `benchmarks.score_cam`, what all the other
+methods cost by `benchmarks.methods`. A multi-layer map
 goes back through the network as far as its first tap, for each label: it is told for 1 label.
 """
 
@@ -15,15 +16,14 @@ import jax
 
 from benchmarks import harness
 from minmax_jax import METHODS, make_explain_fn, make_multi_layer_fn
+from minmax_jax.methods import PAPER_METHODS
 
 # What one method, and all together, may cost with 20 labels, the forward pass included; and a
 # multi-layer map of four taps with 1.
 _GOALS = {"one": 1.05, "all": 1.2, "four_taps": 2.2}
 
-# Those of any linear head.
-LAST_LAYER = tuple(
-    name for name in METHODS if METHODS[name].family != "masking" and name != "acol_cam"
-)
+# The paper's, but for Score-CAM.
+LAST_LAYER = tuple(name for name in PAPER_METHODS if METHODS[name].family != "masking")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,125 @@
+r"""Draws the pictures of docs/methods: the same photos by all methods of a family.
+
+    python docs/examples/method_pictures.py runs/scenes/plain chelsea.png mobilenet_v2.h5 \
+        imagenet_labels.txt docs/images
+
+The first rows are the labels of a scene, explained by the network of `experiments/scenes.py`; the
+last is a photo by ImageNet's weights, explained for the label that they find likeliest.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+import minmax_jax as mj
+from minmax_jax import data, files
+from minmax_jax.data.images import decode_image, resize_image
+from minmax_jax.pretrained import load_network
+from minmax_jax.report.names import method_title
+from minmax_jax.report.overlay import overlay_map, to_grey
+
+PAGES = {
+    "kernel": ("cam", "minmax_cam", "d_minmax_cam"),
+    "gradient": (
+        "grad_cam",
+        "minmax_grad_cam",
+        "d_minmax_grad_cam",
+        "grad_cam_plus_plus",
+        "hires_cam",
+        "xgrad_cam",
+        "layer_cam",
+        "relevance_cam",
+        "minmax_relevance_cam",
+    ),
+    "forward": (
+        "score_cam",
+        "softmax_score_cam",
+        "ablation_cam",
+        "minmax_ablation_cam",
+        "eigen_cam",
+    ),
+    "saliency": (
+        "gradients",
+        "minmax_gradients",
+        "smooth_grad",
+        "integrated_gradients",
+        "minmax_integrated_gradients",
+        "guided_backpropagation",
+        "full_grad",
+    ),
+}
+SCENE = 1  # of the validation scenes, one with three digits
+
+
+def rows_of(loaded, photo: np.ndarray, labels: np.ndarray, names, method: str) -> Iterator:
+    """An overlay for each of the labels `(n,)` of a photo uint8 `(H W 3)`."""
+    images = loaded.network.preprocess(photo[None]).astype(np.float32)
+    maps, logits = mj.explain(
+        loaded.network,
+        loaded.variables,
+        images,
+        method=method,
+        labels=labels[None],
+        present=np.isin(np.arange(len(names)), labels)[None],
+        activation=loaded.activation,
+    )
+    maps = np.asarray(mj.normalize_maps(maps[0]))
+    if mj.METHODS[method].family == "saliency":  # a few pixels outshine all the others
+        maps = np.minimum(maps / np.percentile(maps, 99, axis=(1, 2), keepdims=True), 1)
+    for label, map_ in zip(labels, maps, strict=True):
+        yield names[label], overlay_map(to_grey(photo), map_)
+
+
+def draw(columns: dict[str, list[tuple[str, np.ndarray]]], path: pathlib.Path) -> None:
+    """A column for each method, a row for each label; the photos stand on the left."""
+    rows = len(next(iter(columns.values())))
+    figure = Figure(figsize=(1.55 * len(columns) + 0.4, 1.6 * rows + 0.4), dpi=120)
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (title, pictures) in enumerate(columns.items()):
+        for row, (label, picture) in enumerate(pictures):
+            place = axes[row, column]
+            place.imshow(picture)
+            place.set_xticks([])
+            place.set_yticks([])
+            place.spines[:].set_visible(False)
+            if not row:
+                place.set_title(textwrap.fill(title, 13, break_long_words=False), size=9)
+            if not column:
+                place.set_ylabel(label, size=9)
+    figure.tight_layout(pad=0.3)
+    files.write_atomically(path, lambda file: figure.savefig(file, format="jpg", dpi="figure"))
+
+
+def main() -> None:
+    run, photo_file, weights, names_file, directory = sys.argv[1:]
+    scenes = load_network(run, key=jax.random.key(0))
+    scene = data.create_source("scenes", "validation")[SCENE]
+    digits = np.flatnonzero(scene["labels"])
+    imagenet = load_network(weights, name="mobilenet_v2", key=jax.random.key(0))
+    photo = resize_image(decode_image(photo_file), 224, "crop").astype(np.uint8)
+    seen = imagenet.network.preprocess(photo[None]).astype(np.float32)
+    top = np.asarray(mj.explain(imagenet.network, imagenet.variables, seen, method="cam")[1])
+    label = np.argmax(top, axis=1)
+    imagenet_names = pathlib.Path(names_file).read_text(encoding="utf-8").splitlines()
+    for page, methods in PAGES.items():
+        columns = {"photo": [(scenes.label_names[d], scene["image"]) for d in digits]}
+        columns["photo"].append((imagenet_names[label[0]].split(",")[0], photo))
+        for method in methods:
+            columns[method_title(method)] = [
+                *rows_of(scenes, scene["image"], digits, scenes.label_names, method),
+                *rows_of(imagenet, photo, label, imagenet_names, method),
+            ]
+        path = pathlib.Path(directory) / f"methods_{page}.jpg"
+        draw(columns, path)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
