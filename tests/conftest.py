@@ -6,7 +6,7 @@ import os
 import pathlib
 
 # Most of the time goes into compiling; at this level XLA compiles a third sooner.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -383,7 +383,7 @@ def test_errors(options, message, variables, images):
 @pytest.mark.parametrize(
     ("family", "score", "message"),
     [
-        ("gradients", difference, "unknown family 'gradients'; families: kernel, gradient, mask"),
+        ("gradients", difference, "unknown family 'gradients'; families: kernel, gradient, activ"),
         ("gradient", None, "a method of the family gradient needs a score"),
         ("activation", difference, "a method of the family activation takes no score"),
     ],

@@ -177,7 +177,7 @@ def _of_dependent(name, operands, array) -> Value:
     )
 
 
-def bind_equation(jaxpr, equation) -> Bind:
+def bind_equation(jaxpr: core.Jaxpr, equation: core.JaxprEqn) -> Bind:
     """What an equation computes of arrays in the place of its operands."""
     variable = [not isinstance(atom, core.Literal) for atom in equation.invars]
     alone = jaxpr.replace(
@@ -191,13 +191,13 @@ def bind_equation(jaxpr, equation) -> Bind:
     return lambda *arrays: run(*itertools.compress(arrays, variable))
 
 
-def called(equation) -> tuple[core.Jaxpr, Sequence[Any]]:
+def called(equation: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
     """Jaxpr and constants of what a call calls."""
     keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-    called = next(equation.params[key] for key in keys if key in equation.params)
-    if isinstance(called, core.ClosedJaxpr):
-        return called.jaxpr, called.consts
-    return called, ()
+    inner = next(equation.params[key] for key in keys if key in equation.params)
+    if isinstance(inner, core.ClosedJaxpr):
+        return inner.jaxpr, inner.consts
+    return inner, ()
 
 
 def _platform_default(equation) -> core.ClosedJaxpr | None:

@@ -19,7 +19,7 @@ from minmax_jax.pullback import LABEL_CHUNK
 from minmax_jax.rules.loops import for_loops
 from tests.models.filling import filled
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 LAYOUTS = (("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("HWNC", "IHWO", "NHWC"))
 IN_LAYOUT = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
 
@@ -96,11 +96,11 @@ def gradients(x, kernels, rows, wrap):
 
 @pytest.fixture(scope="module")
 def toy():
-    """Image, kernels and rows."""
+    """Image, kernels and rows, float64."""
     rng = np.random.default_rng(1)
     shapes = (2, 7, 5, 3), [(3, 3, 3, 4), (5, 5, 4, 5)], (3, 2, 5)
     return jax.tree.map(
-        lambda shape: rng.normal(size=shape).astype(np.float32),
+        lambda shape: rng.normal(size=shape),
         shapes,
         is_leaf=lambda shape: isinstance(shape, tuple) and isinstance(shape[0], int),
     )
@@ -116,7 +116,8 @@ def test_derivatives_of_gradients(toy):
 
         return jax.grad(loss, (0, 1, 2))(x, kernels, rows)
 
-    ours, expected = run(*toy, for_loops), run(*toy, plain)
+    with jax.enable_x64(True):
+        ours, expected = run(*toy, for_loops), run(*toy, plain)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), ours, expected)
     assert all(np.abs(array).max() > 0.01 for array in jax.tree.leaves(ours))
 
@@ -129,10 +130,11 @@ def test_weights_of_several_networks_at_once(toy):
     def run(kernels):
         return gradients(x, kernels, rows, for_loops)
 
-    ours = jax.vmap(run)(stacked)
-    for index in range(2):
-        own = jax.tree.map(lambda kernel, index=index: kernel[index], stacked)
-        np.testing.assert_allclose(ours[index], gradients(x, own, rows, plain), **CLOSE)
+    with jax.enable_x64(True):
+        ours = jax.vmap(run)(stacked)
+        for index in range(2):
+            own = jax.tree.map(lambda kernel, index=index: kernel[index], stacked)
+            np.testing.assert_allclose(ours[index], gradients(x, own, rows, plain), **CLOSE)
 
 
 def test_layouts(toy):
@@ -210,5 +212,5 @@ def test_mean_gradients_of_many_labels(scenes):
         points = [inputs.at(jnp.asarray(image[0]), index) for index in range(2)]
         mean = np.mean([gradient(point, label) for point in points], axis=0)
         expected = np.abs(mean).max(axis=-1)
-        np.testing.assert_allclose(maps[0, label], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(maps[0, label], expected, rtol=1e-5, atol=1e-6)
     assert layouts(explain_fn, variables, image).keys() == {IN_LAYOUT}
