@@ -2,7 +2,7 @@
 
     python launch.py --config experiments/scenes_methods.py --workdir runs/scenes_methods
 
-The plain network of `experiments/scenes.py` is trained alike; then all methods that suit it explain
+Takes about 4 minutes on two CPU cores. The plain network of `experiments/scenes.py` is trained alike; then all methods that suit it explain
 the validation images, with insertion and deletion curves beside the other metrics. Who has run that
 experiment may copy its folder `plain` without `evaluation.json` and `gallery.npz` into the new
 workdir, so that nothing is trained again. Explaining, scoring and the report then took 11 minutes

@@ -106,6 +106,11 @@ LAYERS = {
 }
 # One network of each family, the smallest; what holds for it holds for its sisters.
 FAMILIES = ("scenes_resnet", "vgg16", "resnet18", "resnet50v2", "efficientnet_b0", "mobilenet_v2")
+# For tests that compile twice: the deepest takes as long as all the others.
+SLOWEST_APART = [
+    pytest.param(name, marks=pytest.mark.slow if name == "efficientnet_b0" else ())
+    for name in FAMILIES
+]
 
 
 def shapes_of(network):
@@ -170,7 +175,7 @@ def inferred(name):
     return network, variables, images, logits, taps
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SLOWEST_APART)
 def test_all_layers_frozen_is_inference_but_for_what_is_dropped(name):
     network, variables, images, logits, taps = inferred(name)
     swish = "efficientnet" in name
@@ -189,7 +194,7 @@ def test_all_layers_frozen_is_inference_but_for_what_is_dropped(name):
     jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SLOWEST_APART)
 def test_bfloat16_is_roughly_the_same_and_keeps_float32_where_it_counts(name):
     _, variables, images, exact, _ = inferred(name)
     assert {value.dtype for value in jax.tree.leaves(variables)} == {np.dtype("float32")}
