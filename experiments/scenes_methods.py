@@ -2,15 +2,9 @@
 
     python launch.py --config experiments/scenes_methods.py --workdir runs/scenes_methods
 
-Takes about 4 minutes on two CPU cores. The plain network of `experiments/scenes.py` is trained alike; then all methods that suit it explain
-the validation images, with insertion and deletion curves beside the other metrics. Who has run that
-experiment may copy its folder `plain` without `evaluation.json` and `gallery.npz` into the new
-workdir, so that nothing is trained again. Explaining, scoring and the report then took 11 minutes
-on two CPU cores shared with much other work, over half of it for SmoothGrad and Integrated
-Gradients. Result (macro averages, percent): share of the map on its object 39.7 by Guided
-Backpropagation, 39.1 by D-MinMax-CAM, 38.0 by MinMax-CAM, 35.5 by CAM; deletion 8.4 by
-Ablation-CAM, 8.8 by CAM, 13.0 by MinMax-CAM. Grad-CAM, HiRes-CAM and XGrad-CAM equal CAM at the
-last layer, as theory says.
+Takes about 4 minutes on two CPU cores. The plain network of `experiments/scenes.py` is trained
+alike; then all methods that suit it explain the validation images, with insertion and deletion
+curves beside the other metrics (docs/choose.md).
 """
 
 from minmax_jax.config import default_config, select_variant
