@@ -91,6 +91,25 @@ def test_finished_stages_are_skipped(finished, capsys):
     assert "plain: trained already" in printed and f"report: {page}" in printed
 
 
+def test_further_stages_run_where_they_are_named(finished):
+    """And follow their own fields, which are no other config for what is there."""
+    assert not (finished / "analysis").exists()
+    config = tiny_config()
+    config.masks.split = "validation"
+    config.masks.method = "cam"
+    for top in (3, 2):
+        config.analyze.top = top
+        run(config, finished, stages=("masks", "analyze"))
+        found = json.loads((finished / "analysis" / "analysis.json").read_text())
+        assert found["top"] == top and set(found["heads"]) == {"plain", "regularised"}
+    masks = finished / "plain" / "pseudo_masks"
+    names = (masks / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
+    assert len(names) == 10
+    assert all((masks / "SegmentationClass" / f"{name}.png").is_file() for name in names)
+    with pytest.raises(ValueError, match="stages: train, evaluate, report, masks, sanity, analyze"):
+        run(config, finished, stages=("mask",))
+
+
 def test_other_config_changes_nothing(finished):
     config = tiny_config()
     config.train.stages[0]["learning_rate"] = 0.2

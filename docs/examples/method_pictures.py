@@ -23,7 +23,7 @@ from minmax_jax import data, files
 from minmax_jax.data.images import decode_image, resize_image
 from minmax_jax.pretrained import load_network
 from minmax_jax.report.names import method_title
-from minmax_jax.report.overlay import overlay_map, to_grey
+from minmax_jax.report.overlay import overlay_map, to_grey, to_show
 
 PAGES = {
     "kernel": ("cam", "minmax_cam", "d_minmax_cam"),
@@ -70,11 +70,8 @@ def rows_of(loaded, photo: np.ndarray, labels: np.ndarray, names, method: str) -
         present=np.isin(np.arange(len(names)), labels)[None],
         activation=loaded.activation,
     )
-    maps = np.asarray(mj.normalize_maps(maps[0]))
-    if mj.METHODS[method].family == "saliency":  # a few pixels outshine all the others
-        maps = np.minimum(maps / np.percentile(maps, 99, axis=(1, 2), keepdims=True), 1)
-    for label, map_ in zip(labels, maps, strict=True):
-        yield names[label], overlay_map(to_grey(photo), map_)
+    for label, map_ in zip(labels, np.asarray(mj.normalize_maps(maps[0])), strict=True):
+        yield names[label], overlay_map(to_grey(photo), to_show(method, map_))
 
 
 def draw(columns: dict[str, list[tuple[str, np.ndarray]]], path: pathlib.Path) -> None:

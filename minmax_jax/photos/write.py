@@ -12,7 +12,7 @@ import numpy as np
 
 from minmax_jax.photos.listing import MAPS, printable, safe_name
 from minmax_jax.report.names import method_title
-from minmax_jax.report.overlay import Box, overlay_map, to_grey
+from minmax_jax.report.overlay import Box, overlay_map, to_grey, to_show
 from minmax_jax.report.png import encode_png
 from minmax_jax.report.sheet import Row, draw_sheet
 
@@ -73,7 +73,7 @@ def write_photo(folder: pathlib.Path, photo: Photo, explanation: Explanation) ->
     aside.mkdir(parents=True)
     for method, masks in explanation.masks.items():
         for number, (name, mask) in enumerate(zip(explanation.names, masks, strict=True), 1):
-            picture = overlay_map(photo.grey, mask, photo.box)
+            picture = overlay_map(photo.grey, to_show(method, mask), photo.box)
             (aside / overlay_file(number, name, method)).write_bytes(encode_png(picture))
     _draw(photo, explanation).save(aside / SHEET, quality=88)
     np.savez(
@@ -117,7 +117,10 @@ def _draw(photo, explanation):
         Row(
             name,
             percent(probability),
-            [overlay_map(grey, masks[number], box) for masks in explanation.masks.values()],
+            [
+                overlay_map(grey, to_show(method, masks[number]), box)
+                for method, masks in explanation.masks.items()
+            ],
         )
         for number, (name, probability) in enumerate(
             zip(explanation.names, explanation.probabilities, strict=True)

@@ -13,6 +13,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from minmax_jax.methods import METHODS
+
 COLORMAP = matplotlib.colormaps["inferno"]
 Box = tuple[float, float, float, float]
 _UNSEEN = 0.25  # brightness of what the network did not see
@@ -48,6 +50,17 @@ def overlay_map(grey: np.ndarray, map_: np.ndarray, box: Box | None = None) -> n
     picture = np.repeat(_dim()[grey][..., None], 3, axis=2)
     picture[rows, columns] = colors
     return picture
+
+
+def brighten(map_: np.ndarray) -> np.ndarray:
+    """A map in 0..1 up to its 99th percentile: a few bright pixels leave the others dark."""
+    return np.clip(map_ / max(np.percentile(map_, 99), 1e-6), 0, 1)
+
+
+def to_show(method: str, map_: np.ndarray) -> np.ndarray:
+    """A map in 0..1 as pictures show it: those of the image's own pixels are brightened."""
+    known = METHODS.get(method)
+    return brighten(map_) if known is not None and known.family == "saliency" else map_
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from minmax_jax.report.overlay import overlay_map, to_grey
+from minmax_jax.report.overlay import overlay_map, to_grey, to_show
 
 SIDE = 176  # pixels of a shown picture's longer side
 PALETTE = ("#e8a33d", "#4cb2e6", "#2fb57c", "#e0607e", "#a58be8", "#d8cf4a", "#5f86d6", "#d9773b")
@@ -150,7 +150,8 @@ def compose_photo(
             pictures = {}
             for method in methods:
                 if f"maps/{method}" in gallery:
-                    picture = fit(overlay_map(grey, gallery[f"maps/{method}"][pair]))
+                    map_ = to_show(method, gallery[f"maps/{method}"][pair])
+                    picture = fit(overlay_map(grey, map_))
                     if inside is not None:
                         picture = draw_contour(picture, inside > 0)
                     pictures[method] = picture

@@ -24,7 +24,7 @@ import numpy as np
 from minmax_jax import files
 from minmax_jax.report import figures, page, sanity_figures, tables, templates
 from minmax_jax.report.names import method_title
-from minmax_jax.report.overlay import overlay_map, to_grey
+from minmax_jax.report.overlay import brighten, overlay_map, to_grey
 from minmax_jax.report.pictures import fit
 from minmax_jax.report.sanity_figures import TITLES
 
@@ -273,7 +273,7 @@ def _strip(
     rows = [
         (
             method_title(method),
-            [fit(overlay_map(grey, _brighten(map_))) for map_ in arrays[f"maps/{method}"]],
+            [fit(overlay_map(grey, brighten(map_))) for map_ in arrays[f"maps/{method}"]],
         )
         for method in methods
     ]
@@ -283,8 +283,3 @@ def _strip(
         "columns": list(columns),
         "rows": rows,
     }
-
-
-def _brighten(map_: np.ndarray) -> np.ndarray:
-    """A map up to its 99th percentile: a few bright pixels leave the others dark."""
-    return np.clip(map_ / max(np.percentile(map_, 99), 1e-6), 0, 1)

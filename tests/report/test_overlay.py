@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from minmax_jax.report.overlay import overlay_map, to_grey
+from minmax_jax.report.overlay import brighten, overlay_map, to_grey, to_show
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, -1), (-1, 0), (-1, -1)])
@@ -89,3 +89,14 @@ def test_a_box_thinner_than_a_pixel_still_has_one():
     overlay = overlay_map(np.full((1, 40), 80, np.uint8), np.ones((2, 2)), (0, 19.5, 1, 20.5))
     assert overlay.shape == (1, 40, 3)
     assert (overlay[0].max(axis=1) > 100).sum() == 1
+
+
+def test_maps_of_pixels_are_shown_up_to_their_99th_percentile():
+    map_ = np.linspace(0, 0.5, 401).reshape(1, 401)
+    map_[0, -1] = 1  # outshines all others
+    shown = to_show("gradients", map_)
+    np.testing.assert_allclose(shown[0, :396], map_[0, :396] / 0.495, rtol=1e-6)
+    assert (shown[0, 397:] == 1).all()
+    np.testing.assert_array_equal(to_show("cam", map_), map_)
+    np.testing.assert_array_equal(to_show("one's own", map_), map_)
+    np.testing.assert_array_equal(brighten(np.zeros((2, 3))), np.zeros((2, 3)))
