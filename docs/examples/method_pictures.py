@@ -21,40 +21,19 @@ from matplotlib.figure import Figure
 import minmax_jax as mj
 from minmax_jax import data, files
 from minmax_jax.data.images import decode_image, resize_image
+from minmax_jax.methods import supported_methods
 from minmax_jax.pretrained import load_network
 from minmax_jax.report.names import method_title
 from minmax_jax.report.overlay import overlay_map, to_grey, to_show
 
+# Families of each page; a method that is added is drawn with its own.
 PAGES = {
-    "kernel": ("cam", "minmax_cam", "d_minmax_cam"),
-    "gradient": (
-        "grad_cam",
-        "minmax_grad_cam",
-        "d_minmax_grad_cam",
-        "grad_cam_plus_plus",
-        "hires_cam",
-        "xgrad_cam",
-        "layer_cam",
-        "relevance_cam",
-        "minmax_relevance_cam",
-    ),
-    "forward": (
-        "score_cam",
-        "softmax_score_cam",
-        "ablation_cam",
-        "minmax_ablation_cam",
-        "eigen_cam",
-    ),
-    "saliency": (
-        "gradients",
-        "minmax_gradients",
-        "smooth_grad",
-        "integrated_gradients",
-        "minmax_integrated_gradients",
-        "guided_backpropagation",
-        "full_grad",
-    ),
+    "kernel": ("kernel",),
+    "gradient": ("gradient",),
+    "forward": ("masking", "ablation", "activation"),
+    "saliency": ("saliency",),
 }
+ACROSS = 6  # methods beside one another
 SCENE = 1  # of the validation scenes, one with three digits
 
 
@@ -74,22 +53,35 @@ def rows_of(loaded, photo: np.ndarray, labels: np.ndarray, names, method: str) -
         yield names[label], overlay_map(to_grey(photo), to_show(method, map_))
 
 
-def draw(columns: dict[str, list[tuple[str, np.ndarray]]], path: pathlib.Path) -> None:
-    """A column for each method, a row for each label; the photos stand on the left."""
-    rows = len(next(iter(columns.values())))
-    figure = Figure(figsize=(1.55 * len(columns) + 0.4, 1.6 * rows + 0.4), dpi=120)
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    for column, (title, pictures) in enumerate(columns.items()):
-        for row, (label, picture) in enumerate(pictures):
-            place = axes[row, column]
-            place.imshow(picture)
-            place.set_xticks([])
-            place.set_yticks([])
-            place.spines[:].set_visible(False)
-            if not row:
-                place.set_title(textwrap.fill(title, 13, break_long_words=False), size=9)
-            if not column:
-                place.set_ylabel(label, size=9)
+def draw(photos: list, columns: dict[str, list], path: pathlib.Path) -> None:
+    """A column for each method, a row for each label; the photos stand left of each block."""
+    titles = list(columns)
+    blocks = [titles[start : start + ACROSS] for start in range(0, len(titles), ACROSS)]
+    width, height = 1 + min(ACROSS, len(titles)), len(blocks) * len(photos)
+    figure = Figure(figsize=(1.55 * width + 0.3, 1.6 * height + 0.45 * len(blocks)), dpi=120)
+    axes = figure.subplots(height, width, squeeze=False)
+    for place in axes.flat:
+        place.set_axis_off()
+    for number, block in enumerate(blocks):
+        for column, title in enumerate(["photo", *block]):
+            pictures = photos if title == "photo" else columns[title]
+            for row, (label, picture) in enumerate(pictures):
+                place = axes[number * len(photos) + row, column]
+                place.imshow(picture)
+                if not row:
+                    text = textwrap.fill(title, 13, break_long_words=False)
+                    place.set_title(text, size=9)
+                if not column:
+                    place.text(
+                        -0.06,
+                        0.5,
+                        label,
+                        size=9,
+                        rotation=90,
+                        ha="center",
+                        va="center",
+                        transform=place.transAxes,
+                    )
     figure.tight_layout(pad=0.3)
     files.write_atomically(path, lambda file: figure.savefig(file, format="jpg", dpi="figure"))
 
@@ -105,16 +97,19 @@ def main() -> None:
     top = np.asarray(mj.explain(imagenet.network, imagenet.variables, seen, method="cam")[1])
     label = np.argmax(top, axis=1)
     imagenet_names = pathlib.Path(names_file).read_text(encoding="utf-8").splitlines()
-    for page, methods in PAGES.items():
-        columns = {"photo": [(scenes.label_names[d], scene["image"]) for d in digits]}
-        columns["photo"].append((imagenet_names[label[0]].split(",")[0], photo))
-        for method in methods:
-            columns[method_title(method)] = [
+    photos = [(scenes.label_names[digit], scene["image"]) for digit in digits]
+    photos.append((imagenet_names[label[0]].split(",")[0], photo))
+    for page, families in PAGES.items():
+        columns = {
+            method_title(method): [
                 *rows_of(scenes, scene["image"], digits, scenes.label_names, method),
                 *rows_of(imagenet, photo, label, imagenet_names, method),
             ]
+            for method in supported_methods(scenes.network)
+            if mj.METHODS[method].family in families
+        }
         path = pathlib.Path(directory) / f"methods_{page}.jpg"
-        draw(columns, path)
+        draw(photos, columns, path)
         print(path)
 
 
