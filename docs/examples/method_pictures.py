@@ -58,31 +58,20 @@ def draw(photos: list, columns: dict[str, list], path: pathlib.Path) -> None:
     titles = list(columns)
     blocks = [titles[start : start + ACROSS] for start in range(0, len(titles), ACROSS)]
     width, height = 1 + min(ACROSS, len(titles)), len(blocks) * len(photos)
-    figure = Figure(figsize=(1.55 * width + 0.3, 1.6 * height + 0.45 * len(blocks)), dpi=120)
-    axes = figure.subplots(height, width, squeeze=False)
-    for place in axes.flat:
-        place.set_axis_off()
-    for number, block in enumerate(blocks):
+    figure = Figure(figsize=(1.5 * width + 0.2, 1.5 * height + 0.5 * len(blocks)), dpi=120)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for block, part in zip(blocks, figure.subfigures(len(blocks), squeeze=False).flat, strict=True):
+        axes = part.subplots(len(photos), width, squeeze=False)
+        for place in axes.flat:
+            place.set_axis_off()
         for column, title in enumerate(["photo", *block]):
-            pictures = photos if title == "photo" else columns[title]
-            for row, (label, picture) in enumerate(pictures):
-                place = axes[number * len(photos) + row, column]
-                place.imshow(picture)
-                if not row:
-                    text = textwrap.fill(title, 13, break_long_words=False)
-                    place.set_title(text, size=9)
-                if not column:
-                    place.text(
-                        -0.06,
-                        0.5,
-                        label,
-                        size=9,
-                        rotation=90,
-                        ha="center",
-                        va="center",
-                        transform=place.transAxes,
-                    )
-    figure.tight_layout(pad=0.3)
+            axes[0, column].set_title(textwrap.fill(title, 13, break_long_words=False), size=9)
+            for row, (_, picture) in enumerate(columns.get(title, photos)):
+                axes[row, column].imshow(picture)
+        for place, (label, _) in zip(axes[:, 0], photos, strict=True):
+            place.text(
+                -0.08, 0.5, label, size=9, rotation=90, va="center", transform=place.transAxes
+            )
     files.write_atomically(path, lambda file: figure.savefig(file, format="jpg", dpi="figure"))
 
 
