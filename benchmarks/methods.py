@@ -15,7 +15,7 @@ import jax
 
 from benchmarks import harness
 from minmax_jax import METHODS, make_explain_fn
-from minmax_jax.methods import supported_methods
+from minmax_jax.models.heads import ACOL
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,12 +25,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4)
     options = parser.parse_args(argv)
     rows = []
-    for network, variables, size in harness.each_network(options, num_labels=options.labels):
-        names = options.methods.split(",") if options.methods else supported_methods(network)
-        images = jax.device_put(harness.random_images(options.batch, size))
-        for alone in (False, True):
-            chosen = [name for name in names if (METHODS[name].family == "masking") == alone]
-            rows += _rows(network, variables, images[: 1 if alone else None], chosen, options)
+    wanted = options.methods.split(",") if options.methods else list(METHODS)
+    # The one method that a plain head does not support has a network of its own.
+    heads = {
+        "dense": [name for name in wanted if name != "acol_cam"],
+        ACOL: [name for name in wanted if name == "acol_cam"],
+    }
+    for head, names in heads.items():
+        if not names:
+            continue
+        for network, variables, size in harness.each_network(
+            options, num_labels=options.labels, head=head
+        ):
+            images = jax.device_put(harness.random_images(options.batch, size))
+            for alone in (False, True):
+                chosen = [name for name in names if (METHODS[name].family == "masking") == alone]
+                rows += _rows(network, variables, images[: 1 if alone else None], chosen, options)
     harness.report(rows, options)
 
 
