@@ -80,6 +80,7 @@ class _Lifeline:
     def __init__(self, hosts: list[str]):
         self._processes = jax.process_count()
         self._connections = {}
+        self._told = b""
         self._lock = threading.Lock()
         self._lost = threading.Event()
         self._failed = False
@@ -112,6 +113,7 @@ class _Lifeline:
         try:
             connection = socket.create_connection((host, port), timeout=_CONNECT)
             connection.sendall(token + jax.process_index().to_bytes(4, "big"))
+            self._add(connection, 0)
         except OSError as error:
             print(
                 f"process {jax.process_index()} cannot connect to {host} port {port} ({error}): "
@@ -133,10 +135,12 @@ class _Lifeline:
         with contextlib.suppress(OSError), connection:
             hello = connection.recv(_TOKEN + 4)  # sent at once, so it comes in one piece
             if hmac.compare_digest(hello[:_TOKEN], token):
-                self._follow(connection, int.from_bytes(hello[_TOKEN:], "big"))
+                process = int.from_bytes(hello[_TOKEN:], "big")
+                self._add(connection, process)
+                self._follow(connection, process)
 
-    def _follow(self, connection: socket.socket, process: int) -> None:
-        """Hears what a process has to say, until it is gone."""
+    def _add(self, connection: socket.socket, process: int) -> None:
+        """From now on, the process is told all; what the others know already, at once."""
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
@@ -144,6 +148,11 @@ class _Lifeline:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         with self._lock:
             self._connections[process] = connection
+            with contextlib.suppress(OSError):
+                connection.sendall(self._told)
+
+    def _follow(self, connection: socket.socket, process: int) -> None:
+        """Hears what a process has to say, until it is gone."""
         left = False
         with contextlib.suppress(OSError), connection.makefile("rb") as file:
             for line in file:
@@ -173,10 +182,10 @@ class _Lifeline:
 
     def _tell(self, line: bytes) -> None:
         with self._lock:
-            connections = list(self._connections.values())
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.sendall(line)
+            self._told += line
+            for connection in self._connections.values():
+                with contextlib.suppress(OSError):
+                    connection.sendall(line)
 
 
 def _end() -> None:

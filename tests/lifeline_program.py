@@ -5,7 +5,8 @@
 Prints "ready", and "done" if the case lets it come that far. "compute" and "sleep" last until a
 signal comes, and process 0 is slow to save in "sleep". "errors" are those of process 1 and, a
 moment later, 2, which is slow to end. In "early", process 1 has done its work first, after a
-stranger came in its name, 2 cannot be heard, and 0 is slow to end when all have parted.
+stranger came in its name, 2 cannot be heard, 0 is slow to end when all have parted, and threads
+that hear others come to it late.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def main(address: str, processes: str, process: str, case: str) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     if case == "early":
         lifeline._Lifeline._connect = {"1": after_a_stranger, "2": to_nobody}.get(process)
+        for name in ("_admit", "_follow"):
+            setattr(lifeline._Lifeline, name, late(getattr(lifeline._Lifeline, name)))
     lifeline.join(coordinator_address=address, **options)
     preemption.install()
     print("ready", flush=True)
@@ -70,6 +73,14 @@ def errors(process: str) -> None:
 def early(process: str) -> None:
     if process != "1":
         time.sleep(0.5)
+
+
+def late(listen):
+    def listen_late(*arguments):
+        time.sleep(0.3)
+        listen(*arguments)
+
+    return listen_late
 
 
 def after_a_stranger(self, host: str, port: int, token: bytes) -> None:
