@@ -1,4 +1,4 @@
-"""Runs the task of a config: an experiment (train, evaluate, report), or photos to explain.
+"""Runs the task of a config: an experiment, pairs of classes, photos, or the papers' tables.
 
     python launch.py --config experiments/scenes.py --workdir runs/scenes
 
@@ -25,7 +25,9 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="FILE[:VARIANT] of the experiment.", lock_config=True
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the results; a rerun goes on there.")
-CHOSEN = flags.DEFINE_list("stages", None, "Which of the task's stages; all by default.")
+CHOSEN = flags.DEFINE_list(
+    "stages", None, "Which of the task's stages; by default all but masks, sanity and analyze."
+)
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of many processes; Slurm, TPU pods, Open MPI tell which."
 )
@@ -74,7 +76,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (flags.Error, ValueError) as error:
         sys.exit(f"error: {last_line(error)}")
-    except (AttributeError, LookupError, TypeError) as error:
+    except Exception as error:  # of a field that is not there, or anything of a config file
         sys.exit(f"error: {unknown_field(argv) or last_line(error)}")
 
 
@@ -84,10 +86,13 @@ def last_line(error: Exception) -> str:
 
 
 def unknown_field(argv: Sequence[str]) -> str | None:
-    """The first `--config.FIELD` that the config does not have, with the fields that it has."""
+    """What the config file raises, or the first `--config.FIELD` that the config does not have."""
     lines = "\n".join(argv)
     file, _, variant = re.search(r"^--?config[=\n](.+)$", lines, re.MULTILINE)[1].partition(":")
-    config = runpy.run_path(file)["get_config"](*filter(None, [variant]))
+    try:
+        config = runpy.run_path(file)["get_config"](*filter(None, [variant]))
+    except Exception as error:
+        return f"cannot load the config {file}: {type(error).__name__}: {error}"
     for path in re.findall(r"^--?config\.([^=\n]+)", lines, re.MULTILINE):
         node = config
         for part in re.findall(r"[^.\[\]]+", path):

@@ -19,4 +19,7 @@ from minmax_jax.pairs.recipe import paper_config
 
 
 def get_config(variant=None):
-    return paper_config("voc12", variant)
+    config = paper_config("voc12", variant)
+    with config.unlocked():
+        config.data.validation.image_set = ""  # that of the split; a flag needs a field
+    return config

@@ -4,7 +4,8 @@
         --config.runs='runs/voc07*,runs/coco17*'
 
 Needs finished runs of experiments/voc07.py, voc12.py, coco17.py or planet.py: any of them, cells
-without a run stay empty. `runs` holds their workdirs as paths or patterns, with commas between.
+without a run stay empty. `runs` holds their workdirs, or folders of single variants, as paths or
+patterns with commas between.
 
 `DIR/report/index.html` shows each table in the paper's layout, published, ours and the difference
 in every cell; `DIR/report/table_1.csv`, `.md` and `.tex` and so on hold the same. What the marks

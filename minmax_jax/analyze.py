@@ -19,6 +19,7 @@ from minmax_jax import files
 from minmax_jax.experiment import Experiment
 from minmax_jax.label_flow import label_flow
 from minmax_jax.metrics.kernels import (
+    chance_correlation,
     check_kernel,
     cluster_order,
     mean_of_pairs,
@@ -45,9 +46,11 @@ def analyze_head(
       top: kernels of each unit, 1 or more.
 
     Raises:
-      ValueError: as in `top_kernels`.
+      ValueError: as in `top_kernels`, and for a flow or features that are not finite.
     """
     kernel = check_kernel(kernel)
+    if not (np.isfinite(flow).all() and np.isfinite(features).all()):
+        raise ValueError("the kernels' contributions have values that are not finite")
     correlations = unit_correlations(kernel)
     sharing = {
         "by_weight": _sharing(top_kernels(kernel, top), len(kernel)),
@@ -61,8 +64,7 @@ def analyze_head(
         "correlations": correlations.tolist(),
         "order": cluster_order(correlations).tolist(),
         "mean_correlation": mean_of_pairs(np.abs(correlations)),
-        # Expected of vectors of k independent normal numbers.
-        "chance_correlation": float(np.sqrt(2 / (np.pi * len(kernel)))),
+        "chance_correlation": chance_correlation(len(kernel)),
         "sharing": sharing,
         "flow": {
             "images": images.tolist(),
@@ -141,7 +143,8 @@ def stage(experiments: Sequence[Experiment], workdir: pathlib.Path) -> None:
     """Analyses the heads of finished variants and prints what came of the paper's findings.
 
     Raises:
-      ValueError: if `analyze.top` is below 1, no head is linear, or a network is not trained.
+      ValueError: if `analyze.top` is below 1, no head is linear, a network is not trained, or has
+        values that are not finite (the variant is named).
     """
     config = experiments[0].config.analyze
     if config.top < 1:
@@ -167,7 +170,10 @@ def stage(experiments: Sequence[Experiment], workdir: pathlib.Path) -> None:
             },
         )
     path = report.write_page(result, title=experiments[0].config.title)
-    print(report.findings_text(files.read_json(result)))
+    analysis = files.read_json(result)
+    print(report.findings_text(analysis))
+    for name in analysis["left_out"]:
+        print(f"left out: {name}, as its head is not linear after pooling")
     print(f"analysis: {path}")
 
 
@@ -175,11 +181,14 @@ def _analyze(experiment: Experiment, config: Any) -> dict[str, Any]:
     print(f"{experiment.name}: analyzing", flush=True)
     network, variables = experiment.network, experiment.best_variables()
     batches = experiment.batches(experiment.validation_source, config.batch_size)
-    found = label_flow(network, variables, batches, mesh=experiment.mesh)
     own = experiment.config.network
     backbone = {"network": own.name, "attention": own.attention, "head": own.head}
-    kernel = np.asarray(network.head_kernel(variables))
-    return backbone | analyze_head(kernel, *found, top=config.top)
+    try:
+        kernel = check_kernel(network.head_kernel(variables))
+        found = label_flow(network, variables, batches, mesh=experiment.mesh)
+        return backbone | analyze_head(kernel, *found, top=config.top)
+    except ValueError as error:
+        raise ValueError(f"{experiment.name}: {error}") from error
 
 
 def _comparisons(heads: Mapping[str, Mapping]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from minmax_jax.cams.maps import normalize_maps
 from minmax_jax.cams.method import Method
 from minmax_jax.explain import make_explain_fn
 from minmax_jax.models.network import Network, check_images
-from minmax_jax.pullback import at_least_float32
+from minmax_jax.pullback import at_least_float32, map_labels
 from minmax_jax.select import AllLabels, Policy
 
 # The axis of images `(b H W 3)` that a flip turns round; that of maps `(b n H W)` is the next.
@@ -53,7 +53,7 @@ def augmented_cam(
       method: a name in `METHODS`, or a `Method`.
       scales: side of each view, in sides of the image.
       flips: "horizontal", "vertical" or both, which are seen beside the image as it is: alone and,
-        if both are named, together.
+        if both are named, together. () for none.
       **options: further ones of `explain`.
 
     Returns:
@@ -100,9 +100,8 @@ def make_augmented_fn(
         raise ValueError(f"method must be one name or one Method, not {method!r}")
     if not isinstance(tap, str | None):
         raise ValueError(f"tap must be one name, not {tap!r}")
-    scales, flips = tuple(scales), tuple(dict.fromkeys(flips))
-    if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
-        raise ValueError(f"scales must be numbers above 0, at least one, not {scales}")
+    scales = _checked_scales(scales)
+    flips = tuple(dict.fromkeys((flips,) if isinstance(flips, str) else flips))
     for flip in flips:
         if flip not in FLIPS:
             raise ValueError(f"unknown flip {flip!r}; flips: {', '.join(FLIPS)}")
@@ -125,24 +124,42 @@ def _augmented_fn(network, explain_fn, scales, flips, select, mesh):
         logits = at_least_float32(network.apply(variables, images)[0])
         selection = policy(logits)
         if present is not None:
-            selection = selection._replace(present=present)
+            selection = selection._replace(present=present.astype(bool))
         if select is not None:
             labels = selection.labels
         size = images.shape[1:3]
 
-        def maps_of_view(scale, axes):
+        def sum_of_views(scale):
             b, channels = images.shape[0], images.shape[-1]
             side = [max(1, round(scale * pixels)) for pixels in size]
-            view = jnp.flip(_resize(images, (b, *side, channels)), axes)
-            raw = explain_fn(variables, view, selection.present, valid, labels)[0]
-            maps = normalize_maps(jnp.flip(raw, [axis + 1 for axis in axes]))
-            return _resize(maps, (*maps.shape[:2], *size))
+            view, total = _resize(images, (b, *side, channels)), 0
+            for axes in mirrored:
+                seen = jnp.flip(view, axes)
+                raw = explain_fn(variables, seen, selection.present, valid, labels)[0]
+                total += normalize_maps(jnp.flip(raw, [axis + 1 for axis in axes]))
+            return jnp.moveaxis(total, 1, 0)
 
-        views = list(itertools.product(scales, mirrored))
-        maps = normalize_maps(sum(maps_of_view(*view) for view in views) / len(views))
+        def combine(sums):
+            # Normalised, the sum is the mean.
+            return normalize_maps(sum(_resize(maps, (len(maps), *size)) for maps in sums))
+
+        # Resizing is linear: once for all views of a scale. And by labels, as the resized maps of
+        # all scales of all labels would be the most that there is.
+        maps = map_labels(combine, [sum_of_views(scale) for scale in scales])
+        maps = jnp.moveaxis(maps, 0, 1)
         return (maps, logits) if select is None else (maps, logits, selection)
 
     return jax.jit(augmented_fn)
+
+
+def _checked_scales(scales):
+    try:
+        numbers = tuple(map(float, scales))
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise ValueError(f"scales must be numbers above 0, at least one, not {scales!r}")
+    return numbers
 
 
 def _resize(array, shape):

@@ -54,7 +54,7 @@ def default_config() -> ConfigDict:
         {"epochs": 30, "learning_rate": 0.1, "unfrozen": 0.0},
         {"epochs": 80, "learning_rate": 0.01, "unfrozen": 0.6},
     ]
-    config.train.loss = "sigmoid"  # or "softmax": of images with one label
+    config.train.loss = "sigmoid"  # or "softmax": of images with one label, training alone
     config.train.optimizer = "sgd"  # or "adam"
     config.train.momentum = 0.9
     config.train.weight_decay = 0.0

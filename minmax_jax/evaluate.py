@@ -96,7 +96,7 @@ def evaluate(
     variables: Variables,
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
-    methods: Sequence[str] | None = None,
+    methods: str | Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     mask_chunk: int | None = None,
     channels: int | None = None,
@@ -110,13 +110,13 @@ def evaluate(
     """Scores methods over a data set.
 
     Args:
-      network, variables: as in `explain`.
+      network, variables: as in `explain`; the sigmoid of a label's logit is its probability.
       batches: dicts with `image (b H W 3)` preprocessed, and optionally `labels (b c)` bool (needed
         for `present="annotated"`) and `mask (b H W)` integers (0 background, 1 + label index, 255
         void). Images all of one shape, `b` is free. Of several processes each gives its own rows,
         and all must call. An object with `from_batch(start)` skips what a former run has done
         without making it.
-      methods: names in `METHODS`; by default those of the paper that the network supports.
+      methods: names in `METHODS`, or one; by default those of the paper that the network supports.
       label_names: one a label; by default their indices.
       mask_chunk, channels, clusters: as in `explain`; the chunk is also that of the masked passes
         by which pairs are scored. Of approximated Score-CAM the error on a sample is told.
@@ -141,8 +141,9 @@ def evaluate(
       `approximation_error` says of the first images.
 
     Raises:
-      ValueError: for unknown methods and switches, batches of the wrong form, another number of
-        label names, and logits or scores that are not finite.
+      ValueError: for unknown methods and switches, batches of the wrong form, a state begun on
+        batches with masks where these have none or the other way round, another number of label
+        names, and logits or scores that are not finite.
       preemption.Preempted: when SIGTERM came and the state was saved.
     """
     unknown = set(switches) - {field.name for field in dataclasses.fields(Switches)}
@@ -152,6 +153,7 @@ def evaluate(
             + ", ".join(field.name for field in dataclasses.fields(Switches))
         )
     switches = Switches(**switches)
+    methods = (methods,) if isinstance(methods, str) else methods
     methods = tuple(dict.fromkeys(default_methods(network) if methods is None else methods))
     approximate = {"channels": channels, "clusters": clusters}
     make_explain_fn(network, methods, mask_chunk=mask_chunk, mesh=mesh, **approximate)  # raises
@@ -178,10 +180,13 @@ def evaluate(
                 switches=switches,
                 mask_chunk=mask_chunk,
                 approximate=approximate,
-                rows=state.rows,
+                images_a_piece=state.rows,
                 mesh=mesh,
             )
-            state.rows = sweep.rows
+            state.rows = sweep.images_a_piece
+            if state.sums is not None and ("iou" in state.sums) != sweep.has_masks:
+                others = "without" if sweep.has_masks else "with"
+                raise ValueError(f"{state_path} was begun on batches {others} masks")
             began, before = time.monotonic(), state.counted
             for scores, rows in sweep.scores(itertools.chain([first], rest), state):
                 _label_names(state, methods, label_names)  # raises early

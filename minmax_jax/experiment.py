@@ -31,6 +31,8 @@ from minmax_jax.pretrained.description import (
 )
 from minmax_jax.train import Stage, fit, restore_best
 from minmax_jax.train.losses import get_loss
+from minmax_jax.train.stages import frozen_layers
+from minmax_jax.train.step import make_optimizer
 
 _TRAINING = (
     "loss",
@@ -109,8 +111,18 @@ class Experiment:
     def check_fields(self) -> None:
         """Raises `ValueError` for what training and data have wrong before any file is read."""
         config = self.config.train
-        [Stage(**stage) for stage in config.stages]
+        if not config.stages:
+            raise ValueError("train.stages names no stage")
+        for stage in config.stages:
+            try:
+                frozen_layers((), Stage(**stage).unfrozen)
+            except TypeError as error:
+                raise ValueError(f"train.stages: {error}") from error
         get_loss(config.loss)
+        make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
+        for field in ("train.accumulate", "evaluate.batch_size", "report.photos"):
+            if self.config[field] < 1:
+                raise ValueError(f"{field} must be at least 1, not {self.config[field]}")
         data.Augment(**self.config.augment)
         images_lib.check_resize(self.config.data.resize)
 
@@ -206,6 +218,7 @@ class Experiment:
             style=self.network.style,
             preprocess=self.network.preprocess,
             label_names=self.label_names,
+            activation=self.config.train.loss,
             **self._network_options(),
         )
         write_network_json(self.folder, description)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from minmax_jax import parallel
 from minmax_jax.cams import masking
@@ -76,7 +77,8 @@ def explain(
     Raises:
       ValueError: for an unknown method, activation or tap, a method that the network does not
         support, numbers below 1, `channels` or `clusters` together or without Score-CAM, `select`
-        and `labels` together, and arrays of another rank, shape or dtype.
+        and `labels` together, arrays of another rank, shape or dtype, and (but for arrays that are
+        traced) labels that the network does not have and `present` that is more than 0 and 1.
     """
     explain_fn = make_explain_fn(
         network,
@@ -88,12 +90,18 @@ def explain(
         channels=channels,
         clusters=clusters,
     )
-    return explain_fn(
+    explained = explain_fn(
         variables,
         images,
         None if present is None else jnp.asarray(present),
         labels=None if labels is None else jnp.asarray(labels),
     )
+    # Numbers can be seen only of arrays that are not traced.
+    if labels is not None and not isinstance(labels, jax.core.Tracer):
+        _check_range(np.asarray(labels), explained[1].shape[1])
+    if present is not None and not isinstance(present, jax.core.Tracer):
+        _check_flags(np.asarray(present))
+    return explained
 
 
 def make_explain_fn(
@@ -255,6 +263,18 @@ def _given(labels, logits):
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, not {labels.dtype}")
     return Selection(labels, jnp.ones(labels.shape, bool), logits > 0)
+
+
+def _check_range(labels, number):
+    outside = labels[(labels < 0) | (labels >= number)]
+    if outside.size:
+        raise ValueError(f"labels must lie in 0 to {number - 1}; there is {outside[0]}")
+
+
+def _check_flags(present):
+    other = present[(present != 0) & (present != 1)]
+    if other.size:
+        raise ValueError(f"present must be true or false for each label; there is {other[0]}")
 
 
 def _checked_present(present, logits):

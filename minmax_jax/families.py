@@ -124,10 +124,13 @@ def masking_maps(request: Request, method: Method) -> Activations:
             labels=None if request.all_labels else request.selection.labels,
             channels=request.channels,
             clusters=request.clusters,
-            # What a channel gets that is not forwarded.
-            skipped_weight=0 if method.score is None else -jnp.inf,
+            skipped_weight=-jnp.inf,
             **request.loop_options(b * min(k, forwarded or k)),
         )
+        # Channels that are not forwarded have no score: they become 0, whatever a map makes of it.
+        scored = (weights != -jnp.inf).any(axis=-1)
+        weights = jnp.where(scored[..., None], weights, 0)
+        activations = jnp.where(scored[:, None, None], activations, 0)
         return _of_channels(method, activations, jnp.moveaxis(weights, -1, 1))
 
     return {tap: at_tap(request.activations[tap]) for tap in request.taps}
@@ -142,9 +145,11 @@ def ablation_maps(request: Request, method: Method) -> Activations:
             weights = ablation.linear_ablation_weights(activations, request.kernel_weights(method))
         else:
             b, *_, k = activations.shape
+            # In the network's own precision, as the logits with all channels are.
+            own = jax.eval_shape(request.network.apply, request.variables, request.images)[1][tap]
             weights = ablation.ablation_weights(
                 lambda images, change: request.network.apply(
-                    request.variables, images, {tap: change}
+                    request.variables, images, {tap: change.astype(own.dtype)}
                 )[0],
                 request.images,
                 activations,
@@ -162,7 +167,7 @@ def saliency_maps(request: Request, method: Method) -> Activations:
     if method.inputs is not None:
         gradients = _mean_gradients(request, method)
         maps = jax.vmap(jax.vmap(method.map), in_axes=(None, 0))(request.images, gradients)
-        return {IMAGE: jnp.moveaxis(maps, 0, 1)}
+        return _as_differentiable(method, {IMAGE: jnp.moveaxis(maps, 0, 1)})
     values, _, pullback = request.passes(method.rule)
 
     def maps_of(gradients):
@@ -204,7 +209,7 @@ def _pulled_back(request, method, pullback, maps_of):
     pullback = _of_rows(pullback, rows)
     maps = map_labels(lambda label_rows: maps_of(pullback(label_rows)), rows)
     maps = jax.tree.map(lambda at_tap: jnp.moveaxis(at_tap, 0, 1), maps)
-    return jax.tree.map(_constant, maps) if method.rule in ("guided", "relevance") else maps
+    return _as_differentiable(method, maps)
 
 
 def _mean_gradients(request, method):
@@ -223,6 +228,11 @@ def _mean_gradients(request, method):
     zeros = at_least_float32(jnp.zeros(shape, request.images.dtype))
     total, _ = jax.lax.scan(for_loops(add), zeros, jnp.arange(method.inputs.number))
     return total / method.inputs.number
+
+
+def _as_differentiable(method, maps):
+    """The same maps; without a derivative if what they are made of are no gradients."""
+    return jax.tree.map(_constant, maps) if method.rule in ("guided", "relevance") else maps
 
 
 @jax.custom_jvp

@@ -68,7 +68,7 @@ def make_gallery(
     """Explains photos by all methods.
 
     Args:
-      network, variables: as in `explain`; the network needs `preprocess`.
+      network, variables: as in `evaluate`; the network needs `preprocess`.
       photos: as `choose_photos` gives them.
       batch_size: photos explained at once.
       methods, mask_chunk, channels, clusters, present: as in `evaluate`.

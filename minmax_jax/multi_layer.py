@@ -16,6 +16,7 @@ from minmax_jax.cams import fusion
 from minmax_jax.cams.maps import normalize_maps, resize_maps
 from minmax_jax.cams.method import Method
 from minmax_jax.explain import make_explain_fn
+from minmax_jax.methods import METHODS
 from minmax_jax.models.network import Network
 from minmax_jax.pullback import map_labels
 from minmax_jax.select import Policy
@@ -40,7 +41,8 @@ def multi_layer_cam(
     Args:
       network, variables, images, select, present: as in `explain`.
       method: a name in `METHODS`, or a `Method`. Kernel methods explain the last tap alone; use
-        their gradient forms, as "minmax_grad_cam" for "minmax_cam".
+        their gradient forms, as "minmax_grad_cam" for "minmax_cam". Saliency methods explain no
+        tap.
       taps: the layers; the last of them is the one that multiplies. By default `network.taps`.
       **options: `layers` of `make_multi_layer_fn`; for Score-CAM those of `explain`.
 
@@ -49,7 +51,7 @@ def multi_layer_cam(
       `Selection` as well.
 
     Raises:
-      ValueError: as `explain`; and for no tap, or one named twice.
+      ValueError: as `explain`; for a saliency method, no tap, or one named twice.
     """
     multi_layer_fn = make_multi_layer_fn(network, method, taps=taps, select=select, **options)
     return multi_layer_fn(variables, images, None if present is None else jnp.asarray(present))
@@ -87,6 +89,9 @@ def make_multi_layer_fn(
         taps = network.taps
     taps = (taps,) if isinstance(taps, str) else tuple(taps)
     explain_fn = make_explain_fn(network, method, tap=taps, select=select, mesh=mesh, **options)
+    if (METHODS[method] if isinstance(method, str) else method).family == "saliency":
+        name = method if isinstance(method, str) else "the method given"
+        raise ValueError(f"{name} explains the image itself, which has no layers; use `explain`")
     return _multi_layer_fn(explain_fn, taps, layers)
 
 

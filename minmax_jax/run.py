@@ -77,6 +77,7 @@ def _check_workdir(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
         found = differences(
             *({key: value for key, value in one.items() if key not in MORE_STAGES} for one in both)
         )
+        found = [row for row in found if row.startswith("task: '")] or found  # all else follows
     if found:
         raise ValueError(
             f"{workdir} was made by another config; choose another --workdir. Fields that differ "
@@ -93,6 +94,15 @@ def _prepare_experiment(
     ]
     for experiment in experiments:
         experiment.check(stages)
+        further = [stage for stage in stages if stage != "train"]
+        loss = experiment.config.train.loss
+        if loss != "sigmoid" and further:
+            raise ValueError(
+                f"train.loss {loss}: {', '.join(further)} take labels one by one, by sigmoids; "
+                "run --stages train, and explain photos by the task photos"
+            )
+    if not experiments:
+        raise ValueError("config.variants names no variant")
     first, *others = experiments
     for other in others:
         if other.validation_source.label_names != first.validation_source.label_names:

@@ -64,6 +64,7 @@ class Sweep:
     """Scores the pairs of batches; holds what stays the same from batch to batch.
 
     Attributes:
+      images_a_piece: of the pieces into which batches are cut, at most.
       read: batches of which all maps are made, the last one maybe in part.
     """
 
@@ -77,7 +78,7 @@ class Sweep:
         switches: Any,
         mask_chunk: int | None,
         approximate: dict[str, int | None],
-        rows: int | None,
+        images_a_piece: int | None,
         mesh: jax.sharding.Mesh | None,
     ):
         self.network, self.methods, self.switches, self.mesh = network, methods, switches, mesh
@@ -102,19 +103,21 @@ class Sweep:
         self.size = devices * at_once * max(1, _MASKED // (2 * at_once))
         self.score_fn = _score_fn(network, switches, at_once, mesh)
         self.gather = _gather_fn(switches.normalize_at)
-        self.rows = rows or self._piece_rows(images, chunk * devices)
+        # A run that goes on elsewhere cuts the same pieces and fills them up for its own devices.
+        self.images_a_piece = images_a_piece or self._cut(images, chunk * devices)
+        self.rows = -(-self.images_a_piece // devices) * devices
         self.pairs_at_once = pair_maps.chunk_size(chunk, self.rows, mesh)
 
-    def _piece_rows(self, images: np.ndarray, chunk: int) -> int:
-        """Images of a piece: a batch's, or as many as fill enough passes of its channels."""
-        rows = len(images)
+    def _cut(self, images: np.ndarray, chunk: int) -> int:
+        """A batch's images, or as many as fill enough passes of their channels."""
+        number = len(images)
         if self.loops:
             _, taps = jax.eval_shape(self.network.apply, self.variables, images)
             channels = taps[self.network.taps[-1]].shape[-1]
             masks = min([channels, *filter(None, self.approximate.values())])
-            rows = min(rows, -(-_PASSES * chunk // masks))
+            number = min(number, -(-_PASSES * chunk // masks))
         devices = 1 if self.mesh is None else self.mesh.size
-        return max(1, -(-rows // devices)) * devices
+        return max(1, -(-number // devices)) * devices
 
     def scores(
         self, batches: Iterable[Batch], state: State
@@ -149,8 +152,10 @@ class Sweep:
         for number, batch in enumerate(batches, place.batch):
             arrays = self._checked(batch, number)
             images = len(arrays["images"])
-            for row in range(place.row if number == place.batch else 0, images, self.rows):
-                part = jax.tree.map(lambda x, row=row: x[row : row + self.rows], arrays)
+            start = place.row if number == place.batch else 0
+            for row in range(start, images, self.images_a_piece):
+                own = slice(row, row + self.images_a_piece)
+                part = jax.tree.map(lambda x, own=own: x[own], arrays)
                 yield Piece(number, row, len(part["images"]), images, part, {})
 
     def _checked(self, batch, number):
@@ -165,6 +170,10 @@ class Sweep:
             if "labels" not in batch:
                 raise ValueError(f'present="annotated" needs labels, and batch {number} has none')
             present = np.asarray(batch["labels"], bool)
+            if present.ndim != 2 or len(present) != len(images):
+                raise ValueError(
+                    f"batch {number} has labels {present.shape} for images {images.shape}"
+                )
         masks = batch.get("mask")
         if self.has_masks != (masks is not None):
             raise ValueError(f"some batches have masks and some have none (batch {number})")

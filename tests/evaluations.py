@@ -5,17 +5,31 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pytest
 
 import minmax_jax as mj
+from minmax_jax import sweep
 from tests import toys
 
 METHODS = ("score_cam", "minmax_gradients", "d_minmax_cam")  # one of them explains pairs
 SIZES = (3, 3, 1)
-evaluate = functools.partial(mj.evaluate, progress=False, mask_chunk=8)
+
+
+def evaluate(*arguments, **options):
+    """So that the few pairs of these tests take several chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "_MASKED", 8)
+        return mj.evaluate(*arguments, **({"progress": False, "mask_chunk": 8} | options))
 
 
 def preprocess(images):
     return images.astype("float32") / 127.5 - 1
+
+
+@functools.cache
+def counting_network():
+    """The same for all tests, so that what is compiled for it is compiled once."""
+    return toys.toy_network(apply=toys.CountingApply(), preprocess=preprocess)
 
 
 def make_examples():

@@ -16,6 +16,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 
 import minmax_jax as mj
 from minmax_jax import parallel, sweep
@@ -41,18 +42,20 @@ def batches(part: int = 0, parts: int = 1) -> list[dict[str, np.ndarray]]:
 
 
 def evaluate(**options):
-    sweep._MASKED = 4  # so that the few pairs take several chunks
-    return mj.evaluate(
-        toys.toy_network(),
-        toys.toy_variables(),
-        batches(*parallel.shard()),
-        methods=METHODS,
-        present="annotated",
-        mask_chunk=2,
-        save_seconds=0.0,
-        progress=False,
-        **options,
-    )
+    """So that the few pairs take several chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "_MASKED", 4)
+        return mj.evaluate(
+            toys.toy_network(),
+            toys.toy_variables(),
+            batches(*parallel.shard()),
+            methods=METHODS,
+            present="annotated",
+            mask_chunk=2,
+            save_seconds=0.0,
+            progress=False,
+            **options,
+        )
 
 
 def _die_after(saves: int, state: pathlib.Path, processes: int) -> None:

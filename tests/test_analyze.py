@@ -71,6 +71,15 @@ def test_constant_units_give_numbers_all_the_same(kernel):
     assert silent["flow"]["own_kernels"] is None
 
 
+def test_contributions_that_are_not_finite():
+    for flow, features in ((np.nan, 0.0), (0.0, np.inf)):
+        with pytest.raises(ValueError, match="contributions have values that are not finite"):
+            analyze.analyze_head(
+                np.ones((3, 2)), np.full((2,) * 3, flow), np.full((2, 3), features),
+                np.ones(2, int), top=2,
+            )  # fmt: skip
+
+
 def verdicts(plain, other):
     return {f["finding"]: f["confirmed"] for f in analyze.compare_heads(plain, other)}
 
@@ -191,6 +200,7 @@ def test_stage_end_to_end(labels, tmp_path, capsys, monkeypatch):
         assert head["mean_correlation"] == pytest.approx(np.mean(expected), rel=1e-5)
     printed = capsys.readouterr().out
     assert "Findings of section 6.2, cubed against plain" in printed
+    assert "left out: bent, as its head is not linear after pooling" in printed
     assert f"analysis: {folder / 'index.html'}" in printed
     assert len(set(saved)) == 12 and (folder / "index.html").exists()
 
@@ -209,4 +219,6 @@ def test_stage_refuses_what_it_cannot_do(labels, tmp_path):
         analyze.stage([wrong], tmp_path)
     with pytest.raises(ValueError, match="no trained network"):
         analyze.stage([Variant("plain", labels, trained=False)], tmp_path)
+    with pytest.raises(ValueError, match="^broken: the head's kernel has values that are not fini"):
+        analyze.stage([Variant("broken", labels, scale=np.nan)], tmp_path)
     assert not list(tmp_path.iterdir())

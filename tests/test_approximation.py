@@ -18,21 +18,6 @@ NONE = {"mean": None, "max": None, "correlation": None}
 
 
 @pytest.fixture(scope="module")
-def variables():
-    return toys.toy_variables()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return toys.toy_images(4)
-
-
-@pytest.fixture(scope="module")
-def network():
-    return toys.toy_network()
-
-
-@pytest.fixture(scope="module")
 def maps_of(network, variables, images):
     """Normalised maps `(b c h w)` in float64, of the public function."""
 

@@ -218,6 +218,7 @@ def test_everything_is_compiled_once(variables, images):
         scales=(1.0, 2.0), flips=("vertical",)
     )
     assert make(scales=(1.0,)) is not make(scales=(2.0,))
+    assert make(flips="vertical") is make(flips=("vertical",))
 
 
 def test_the_image_as_it_is_is_forwarded_once():
@@ -241,6 +242,21 @@ def test_the_image_as_it_is_is_forwarded_once():
     assert flops(make_augmented_fn(network, scales=(2.0,), flips=())) > 4.9 * plain
 
 
+def test_memory_does_not_grow_with_the_number_of_views():
+    """Beside the maps that are returned, those of a few labels are held at full size."""
+
+    def apply(kernel, images, perturbations=None):
+        b, h, w, _ = images.shape
+        x = images.reshape(b, h // 8, 8, w // 8, 8, 3).mean(axis=(2, 4))
+        return x.mean(axis=(1, 2)) @ kernel, {"last": x}
+
+    network = mj.Network(apply=apply, taps=("last",), head_kernel=lambda kernel: kernel)
+    kernel, images = np.ones((3, 128), np.float32), np.ones((1, 64, 64, 3), np.float32)
+    augmented_fn = make_augmented_fn(network, scales=(0.5, 1.0, 1.5), flips=())
+    compiled = augmented_fn.lower(kernel, images).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * 128 * 64 * 64 * 4
+
+
 def test_blank_images_have_maps_of_zero(variables):
     images = np.zeros((2, *toys.SIZE, 3), np.float32)
     maps, _ = augmented_cam(toys.toy_network(), variables, images, scales=(1.0, 1.5), flips=())
@@ -254,6 +270,8 @@ def test_blank_images_have_maps_of_zero(variables):
         ({"scales": (1.0, 0)}, "scales must be numbers above 0"),
         ({"scales": (-1,)}, "scales must be numbers above 0"),
         ({"scales": (float("nan"),)}, "scales must be numbers above 0"),
+        ({"scales": 1.5}, "scales must be numbers above 0, at least one, not 1.5"),
+        ({"scales": ("large",)}, "scales must be numbers above 0"),
         ({"flips": ("diagonal",)}, "unknown flip 'diagonal'; flips: horizontal, vertical"),
         ({"method": ("cam", "grad_cam")}, r"must be one name or one Method, not \('cam', 'grad_"),
         ({"method": "cma"}, "unknown method 'cma'; methods: cam, "),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import re
 import runpy
+from collections.abc import Mapping
 
 import pytest
 from ml_collections import ConfigDict
@@ -84,3 +86,33 @@ def test_experiment_is_locked_and_builds_its_networks(path):
         fields = {field: options[field] for field in ("head", "alpha", "attention")}
         assert build(options.name, **fields).layers
         assert all(Stage(**stage).epochs > 0 for stage in variant.train.stages)
+
+
+def fields_of(config, prefix=""):
+    """Names of all fields, those of sections and of entries of lists too."""
+    for key, value in config.items():
+        yield prefix + key
+        entries = {f"{key}[{i}]": entry for i, entry in enumerate(value)} if key == "stages" else {}
+        for name, inner in {key: value, **entries}.items():
+            if isinstance(inner, Mapping | ConfigDict):
+                yield from fields_of(inner, f"{prefix}{name}.")
+
+
+def test_flags_in_documents_name_fields_that_exist():
+    """Of the experiment that the command runs, or of any where it stands alone."""
+    root = EXPERIMENTS[0].parents[1]
+    configs = {path.stem: runpy.run_path(str(path))["get_config"]() for path in EXPERIMENTS}
+    fields = {name: set(fields_of(config)) for name, config in configs.items()}
+    anywhere = set().union(*fields.values())
+    found = 0
+    for page in [*root.glob("*.md"), *root.glob("docs/**/*.md"), *EXPERIMENTS]:
+        text = page.read_text(encoding="utf-8").replace("--config.any.field", "")
+        for line in re.sub(r"\\\\?\n|\n    (?=--)", " ", text).splitlines():
+            experiment = re.search(r"launch\.py.* experiments/(\w+)\.py", line)
+            valid = fields[experiment[1]] if experiment else anywhere
+            if page in EXPERIMENTS:
+                valid = fields[page.stem]
+            for field in re.findall(r"--config\.([\w.\[\]]+)", line):
+                assert field in valid, f"{page.name}: {field}"
+                found += 1
+    assert found > 50

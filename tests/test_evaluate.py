@@ -12,25 +12,12 @@ from minmax_jax.methods import PAPER_METHODS
 from minmax_jax.metrics import localization, masking
 from tests import toys
 from tests.evaluate_loop import evaluate_loop
-from tests.evaluations import METHODS, assert_same, cut, evaluate, make_examples, preprocess
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_chunks():
-    """So that the few pairs of these tests take several chunks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep_module, "_MASKED", 8)
-        yield
-
-
-@pytest.fixture(scope="module")
-def variables():
-    return toys.toy_variables()
+from tests.evaluations import METHODS, assert_same, counting_network, cut, evaluate, make_examples
 
 
 @pytest.fixture(scope="module")
 def network():
-    return toys.toy_network(apply=toys.CountingApply(), preprocess=preprocess)
+    return counting_network()
 
 
 @pytest.fixture(scope="module")

@@ -5,25 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minmax_jax import sweep
 from tests import toys
-from tests.evaluations import METHODS, Recorder, cut, evaluate, preprocess
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    """So that the few pairs of these tests fill a chunk."""
-    monkeypatch.setattr(sweep, "_MASKED", 8)
-
-
-@pytest.fixture(scope="module")
-def variables():
-    return toys.toy_variables()
+from tests.evaluations import METHODS, Recorder, counting_network, cut, evaluate
 
 
 @pytest.fixture(scope="module")
 def network():
-    return toys.toy_network(preprocess=preprocess)
+    return counting_network()
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +25,7 @@ def examples():
     ("options", "message"),
     [
         ({"methods": ("cam", "gradcam")}, "unknown method 'gradcam'; methods: cam, grad_cam, "),
+        ({"methods": "gradcam"}, "unknown method 'gradcam'; methods: cam, grad_cam, "),
         ({"methods": ()}, "no method given; methods: cam, "),
         ({"colour": "red"}, "unknown switch colour; switches: present, fill, others, f1, "),
         ({"present": "all"}, "present must be one of detected, annotated, not 'all'"),
@@ -79,6 +68,10 @@ def test_wrong_label_names_do_not_cost_a_whole_sweep(network, variables, example
         (
             {"labels": np.ones((3, 5), bool)},
             r"present has shape \(3, 5\), the logits have \(3, 4\)",
+        ),
+        (
+            {"labels": np.ones((2, 4), bool)},
+            r"batch 1 has labels \(2, 4\) for images \(3, 8, 12, 3\)",
         ),
         ({"image": None}, "batch 1 has no image, only labels, mask"),
         ({"mask": None}, r"some batches have masks and some have none \(batch 1\)"),

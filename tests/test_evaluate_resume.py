@@ -8,38 +8,24 @@ import numpy as np
 import pytest
 
 from minmax_jax import preemption
-from minmax_jax import sweep as sweep_module
 from tests import toys
 from tests.evaluations import (
     METHODS,
     SIZES,
     Recorder,
     assert_same,
+    counting_network,
     cut,
     evaluate,
     make_examples,
-    preprocess,
 )
 
 evaluate_module = importlib.import_module("minmax_jax.evaluate")  # mj.evaluate is the function
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_chunks():
-    """So that the few pairs of these tests take several chunks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep_module, "_MASKED", 8)
-        yield
-
-
-@pytest.fixture(scope="module")
-def variables():
-    return toys.toy_variables()
-
-
 @pytest.fixture(scope="module")
 def network():
-    return toys.toy_network(apply=toys.CountingApply(), preprocess=preprocess)
+    return counting_network()
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +141,16 @@ def test_the_state_is_saved_every_few_seconds(
     found = evaluate(network, variables, cut(examples), methods=METHODS, **options)
     masked = found["passes"]["masked"] + found["passes"]["padding"]
     assert len(saved) == saves == (1 if seconds else 1 + masked // 8)
+
+
+def test_a_state_of_batches_with_masks(network, variables, examples, tmp_path):
+    options = {"methods": METHODS, "state_path": tmp_path / "state.npz"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preemption, "requested", lambda: True)
+        with pytest.raises(preemption.Preempted):
+            evaluate(network, variables, cut(examples), **options)
+    with pytest.raises(ValueError, match="state.npz was begun on batches with masks$"):
+        evaluate(network, variables, cut(examples, names=("image",)), **options)
 
 
 def test_sigterm_saves_and_ends(network, variables, examples, whole, tmp_path):

@@ -20,16 +20,6 @@ CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
 
 @pytest.fixture(scope="module")
-def variables():
-    return toys.toy_variables()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return toys.toy_images(4)
-
-
-@pytest.fixture(scope="module")
 def network():
     return toys.toy_network(apply=toys.CountingApply())
 

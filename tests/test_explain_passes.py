@@ -22,21 +22,6 @@ CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")
-def variables():
-    return toys.toy_variables()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return toys.toy_images(4)
-
-
-@pytest.fixture(scope="module")
-def network():
-    return toys.toy_network()
-
-
-@pytest.fixture(scope="module")
 def exact(network, variables, images):
     """Maps of Score-CAM; `test_explain` has their truth."""
     maps, _ = mj.explain(network, variables, images, method="score_cam", mask_chunk=5)

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from launch import unknown_field
+
 ROOT = pathlib.Path(__file__).parents[1]
 SCENES = ["--config", "experiments/scenes.py"]
 
@@ -38,6 +40,22 @@ def test_wrong_names_are_answered_with_the_valid_ones(tmp_path, arguments, messa
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no python", "SyntaxError: "),
+        ("import none_such", "ModuleNotFoundError: No module named 'none_such'"),
+        ("config = 1", "KeyError: 'get_config'"),
+        ("def get_config():\n    return nme", "NameError: name 'nme' is not defined"),
+    ],
+)
+def test_a_config_that_cannot_be_loaded_is_told_in_one_line(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    told = unknown_field(["launch.py", f"--config={path}"])
+    assert told.startswith(f"cannot load the config {path}: {message}") and "\n" not in told
 
 
 def test_workdir_of_another_config_stays_as_it_is(tmp_path):

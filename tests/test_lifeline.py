@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
+
+from tests.ports import reserve_address
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOST = (
@@ -22,15 +23,13 @@ LOST = (
 class Group:
     """Processes of one command, each told the address, their number and its own number."""
 
-    def __init__(self, processes, make_command):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
+    def __init__(self, processes, make_command, **environment):
+        address, self.held = reserve_address()
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *make_command(address, str(processes), str(process))],
                 cwd=ROOT,
-                env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+                env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"} | environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -45,14 +44,18 @@ class Group:
         for process in self.processes:
             process.kill()
             process.communicate()
+        self.held.close()
 
     def wait_for(self, line):
         for process in self.processes:
             while (printed := process.stdout.readline().strip()) != line:
                 assert printed or process.poll() is None, process.stderr.read()
 
-    def ends(self, timeout=10):
-        """The exit code of each, and its lines on stdout and stderr."""
+    def ends(self, timeout=60):
+        """The exit code of each, and its lines on stdout and stderr.
+
+        Who has not ended by itself after `timeout` seconds is killed; JAX alone takes 100.
+        """
         timer = threading.Timer(timeout, lambda: [process.kill() for process in self.processes])
         timer.start()
         results = []
@@ -91,7 +94,7 @@ def test_work_done_early_is_no_loss():
     """Nor is a stranger who goes again, nor a process that cannot connect, nor a slow end."""
     with Group(3, program("early")) as group:
         group.wait_for("ready")
-        ends = group.ends(timeout=15)
+        ends = group.ends()
     assert [(code, out) for code, out, _ in ends] == [(0, ["done"])] * 3
     errors = [err for _, _, err in ends]
     assert errors[:2] == [[], []]
@@ -121,30 +124,31 @@ def test_a_run_goes_on_after_the_loss_of_either_process(tmp_path):
         "evaluate.batch_size=4",
         "evaluate.methods=('cam',)",
     )
-    config = ["launch.py", "--config=experiments/scenes.py:plain", f"--workdir={tmp_path}"]
+    workdir, programs = tmp_path / "run", str(tmp_path / "programs")  # compiled once
+    config = ["launch.py", "--config=experiments/scenes.py:plain", f"--workdir={workdir}"]
     config += ["--stages=train,evaluate", *(f"--config.{field}" for field in fields)]
 
     def command(address, processes, process):
         by_hand = [f"--coordinator={address}", f"--processes={processes}", f"--process={process}"]
         return ["-u", *config, *by_hand]
 
-    folder = tmp_path / "plain"
+    folder = workdir / "plain"
     for victim, line, file in (
         (1, "plain: training", "metrics.csv"),
         (0, "plain: evaluating", "classification.json"),
     ):
-        with Group(2, command) as group:
+        with Group(2, command, JAX_COMPILATION_CACHE_DIR=programs) as group:
             group.wait_for(line)
             while not (folder / file).exists() and group.processes[0].poll() is None:
                 time.sleep(0.01)
             group.processes[victim].kill()
-            ends = group.ends(timeout=60)
+            ends = group.ends()
         assert ends[victim][0] == -signal.SIGKILL
         code, _, err = ends[1 - victim]
         assert (code, err[-1]) == (1, LOST.format(victim, 2))
         assert not any(word in line for line in err for word in ("Traceback", "***"))
     assert not (folder / "evaluation.json").exists()
-    with Group(2, command) as group:
+    with Group(2, command, JAX_COMPILATION_CACHE_DIR=programs) as group:
         ends = group.ends(timeout=240)
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert "plain: trained already" in ends[0][1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,16 +39,6 @@ AT_TAPS = (
     "softmax_score_cam",
 )
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def variables():
-    return toys.toy_variables()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return toys.toy_images(4)
 
 
 @pytest.fixture(scope="module")
@@ -230,11 +222,22 @@ def test_labels_of_each_image(maps, variables, images):
         (np.zeros((3, 1), int), {}, r"labels have shape \(3, 1\), needed is \(4, n\)"),
         (np.zeros((4, 1)), {}, "labels must be integers, not float"),
         (np.zeros((4, 1), int), {"select": mj.TopLabels(1)}, "select or labels, not both"),
+        (np.array([[0]] * 3 + [[-1]]), {}, f"lie in 0 to {toys.NUM_LABELS - 1}; there is -1"),
+        (np.full((4, 1), toys.NUM_LABELS), {}, f"there is {toys.NUM_LABELS}"),
     ],
 )
 def test_wrong_labels(labels, options, message, variables, images):
     with pytest.raises(ValueError, match=message):
         mj.explain(toys.toy_network(), variables, images, labels=labels, **options)
+
+
+def test_probabilities_are_not_present(variables, images):
+    with pytest.raises(ValueError, match="present must be true or false .* there is 0.3"):
+        mj.explain(
+            toys.toy_network(), variables, images, present=np.full((4, toys.NUM_LABELS), 0.3)
+        )
+    with pytest.raises(ValueError, match=r"images are empty: they have shape \(0, "):
+        mj.explain(toys.toy_network(), variables, images[:0])
 
 
 def test_images_that_fill_up_a_batch_cost_nothing_and_change_nothing(variables, images):
@@ -282,7 +285,7 @@ def test_other_numbers_of_points(variables, images):
 def test_every_method_has_a_group_and_the_papers_are_the_default():
     network = mj.create_network("scenes_resnet", num_labels=3)
     assert methods_lib.default_methods(network) == methods_lib.PAPER_METHODS
-    assert set(mj.METHODS) == {*methods_lib.PAPER_METHODS, "acol_cam", *AT_TAPS, *PIXELS}
+    assert set(mj.METHODS) >= {*methods_lib.PAPER_METHODS, "acol_cam", *AT_TAPS, *PIXELS}
     groups = methods_lib.group_methods(tuple(mj.METHODS))
     assert sorted(name for group in groups for name in group) == sorted(mj.METHODS)
     shared = max(groups, key=len)
@@ -295,11 +298,14 @@ def test_every_method_has_a_group_and_the_papers_are_the_default():
     [
         ({"rule": "backwards"}, "unknown rule 'backwards'; rules: gradient, guided"),
         ({"inputs": saliency.path(2)}, "inputs are for saliency, not for the family gradient"),
+        ({"rule": "biases"}, "the rule biases is for saliency of the image alone"),
+        (
+            {"family": "saliency", "rule": "biases", "inputs": saliency.path(2)},
+            "the rule biases is for saliency of the image alone, without inputs",
+        ),
     ],
 )
 def test_methods_that_cannot_be(fields, message, variables, images):
     with pytest.raises(ValueError, match=message):
-        method = mj.Method(
-            "gradient", mj.METHODS["cam"].score, mj.METHODS["grad_cam"].map, **fields
-        )
+        method = dataclasses.replace(mj.METHODS["grad_cam"], **fields)
         mj.explain(toys.toy_network(), variables, images, method=method)

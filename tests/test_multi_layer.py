@@ -362,6 +362,11 @@ def test_gradients_at_two_taps_are_those_of_torch(tmp_path):
             "the method given explains the last tap 'late' only, .*; use a gradient method$",
         ),
         ({"method": "cma"}, "unknown method 'cma'; methods: cam, "),
+        ({"method": "full_grad"}, "full_grad explains the image itself, which has no layers"),
+        (
+            {"method": mj.METHODS["gradients"]},
+            "the method given explains the image itself, which has no layers; use `explain`$",
+        ),
         ({"method": ("grad_cam",)}, r"must be one name or one Method, not \('grad_cam',\)"),
         ({"taps": ("early", "middle")}, "unknown tap 'middle'; taps: early, late"),
         ({"taps": "middle"}, "unknown tap 'middle'; taps: early, late"),

@@ -132,10 +132,10 @@ def attr():
     return captum.attr
 
 
-def masks_of_peer(grad_cam, name, layers):
+def masks_of_peer(grad_cam, name, layers, model=None):
     """`(b n H W)`, every label of every image by itself."""
     target_of = grad_cam.utils.model_targets.ClassifierOutputTarget
-    model = Twin()
+    model = model or Twin()
     # Its instances are of one model each: Ablation-CAM puts layers in and out.
     peer = getattr(grad_cam, name)(model, [getattr(model, layer) for layer in layers])
     found = [
@@ -171,6 +171,28 @@ def test_pytorch_grad_cam(grad_cam, method, name, tap):
 def test_full_grad_of_pytorch_grad_cam(grad_cam):
     found = np.asarray(mj.normalize_maps(explain("full_grad")))
     np.testing.assert_allclose(found, masks_of_peer(grad_cam, "FullGrad", []), atol=ATOL)
+
+
+def test_full_grad_of_normalisation(grad_cam):
+    """Its mean and its shift are one bias."""
+    norm = torch.nn.BatchNorm2d(3)
+    rng = np.random.default_rng(5)
+    mean, shift = rng.normal(size=(2, 3)).astype(np.float32)
+    norm.load_state_dict(
+        norm.state_dict()
+        | {"running_mean": torch.from_numpy(mean), "bias": torch.from_numpy(shift)}
+        | {"running_var": torch.full((3,), 4.0), "weight": torch.full((3,), 3.0)}
+    )
+
+    def normalised(variables, images, perturbations=None):
+        images = (images - mean[None, None, None]) / 2 * 3 + shift[None, None, None]
+        return apply(variables, images, perturbations)
+
+    network = dataclasses.replace(NETWORK, apply=normalised)
+    maps, _ = mj.explain(network, VARIABLES, IMAGES, method="full_grad")
+    model = torch.nn.Sequential(norm, Twin()).eval()
+    expected = masks_of_peer(grad_cam, "FullGrad", [], model)
+    np.testing.assert_allclose(mj.normalize_maps(maps), expected, atol=ATOL)
 
 
 def test_eigen_cam_of_centred_activations_is_that_of_pytorch_grad_cam(grad_cam):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -13,67 +15,50 @@ import pytest
 from minmax_jax import preemption
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What a program does between `install` and the end, and what it prints when it got so far.
-PROGRAM = """
-import time
-from minmax_jax import preemption
-
-preemption.install()
-{body}
-print("end")
-"""
-WAITING = "print('ready', flush=True)\ntime.sleep(60)"
-SAVING = """
-with preemption.deferred():
-    print("ready", flush=True)
-    while not preemption.requested():
-        time.sleep(0.01)
-    time.sleep(0.5)
-    print("saved")
-"""
-ENDING = """
-preemption._LEAVE = 0.5
-with preemption.deferred():
-    print("ready", flush=True)
-    time.sleep(1)
-time.sleep(60)
-"""
-# Numbers that numpy multiplies for a long time without a look at Python.
-COMPUTING = """
-import numpy as np
-
-print("ready", flush=True)
-x = np.ones((6000, 6000))
-x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x @ x
-"""
-NOT_SAVING = """
-preemption._GRACE = 0.5
-with preemption.deferred():
-    print("ready", flush=True)
-    time.sleep(60)
-"""
+# What the program prints after SIGTERM, case by case.
+PRINTED = {
+    "waiting": [],
+    "computing": [],
+    "saving": ["saved", "end"],
+    "not_saving": [],
+    "ending": [],
+}
 
 
-@pytest.mark.parametrize(
-    ("body", "printed"),
-    [(WAITING, []), (COMPUTING, []), (SAVING, ["saved", "end"]), (NOT_SAVING, []), (ENDING, [])],
-)
-def test_sigterm_ends_with_zero(body, printed):
+def _is_ready(path):
+    return path.exists() and path.stat().st_size > 0
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Exit code, words on stdout and text on stderr of each case."""
+    folder = tmp_path_factory.mktemp("cases")
+    outputs = [folder / f"{case}.out" for case in PRINTED]
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(body=body)],
+        [sys.executable, "-m", "tests.preemption_program", str(folder)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
+    ) as program:
+        processes = json.loads(program.stdout.readline())
+        while program.poll() is None and not all(map(_is_ready, outputs)):
+            time.sleep(0.01)
         time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        out, err = process.communicate(timeout=50)
-    assert process.returncode == 0 and out.split() == printed
-    assert ("goes on" in err) == (not printed)
-    assert time.monotonic() - began < 10
+        for process in processes.values():
+            os.kill(process, signal.SIGTERM)
+        codes = json.loads(program.communicate(timeout=60)[0])
+    return {
+        case: (code, (folder / f"{case}.out").read_text(), (folder / f"{case}.err").read_text())
+        for case, code in codes.items()
+    }
+
+
+@pytest.mark.parametrize("case", PRINTED)
+def test_sigterm_ends_with_zero(case, ended):
+    """Before what the process was about can have come to its end."""
+    code, out, err = ended[case]
+    assert code == 0 and out.split() == ["ready", *PRINTED[case]]
+    assert ("goes on" in err) == (not PRINTED[case])
 
 
 def test_nothing_is_requested_without_a_signal():

@@ -120,12 +120,25 @@ def test_other_config_changes_nothing(finished):
     assert before == {path: path.read_bytes() for path in finished.glob("*/*.json")}
 
 
+def test_workdir_of_another_task(tmp_path):
+    """Which has other fields throughout: only the task is told."""
+    (tmp_path / "config.json").write_text(photos_config().to_json())
+    with pytest.raises(ValueError, match="Fields that differ .*: task: 'photos', 'experiment'$"):
+        run(tiny_config(), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"network": {"name": "foo"}}, "scenes_resnet"),
         ({"network": {"head": "foo"}}, "kur"),
         ({"network": {"weights": "none.h5"}}, "none.h5"),
+        ({"train": {"loss": "softmax"}}, "train.loss softmax: evaluate, report take labels one by"),
+        ({"train": {"optimizer": "foo"}}, "unknown optimizer 'foo', valid: sgd, adam"),
+        ({"train": {"stages": [{"unfrozen": 2.0}]}}, "unfrozen must be a fraction in 0..1"),
+        ({"train": {"accumulate": 0}}, "train.accumulate must be at least 1, not 0"),
+        ({"evaluate": {"batch_size": 0}}, "evaluate.batch_size must be at least 1, not 0"),
+        ({"report": {"photos": 0}}, "report.photos must be at least 1, not 0"),
         ({"data": {"source": "foo"}}, "scenes, csv"),
         ({"data": {"options": {"foo": 1}}}, "'foo', valid: size, seed"),
         ({"data": {"resize": "foo"}}, "letterbox"),

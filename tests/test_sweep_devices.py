@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
 import jax
 import pytest
 
-from minmax_jax import parallel
+from minmax_jax import parallel, preemption
 from tests import sweeping
+from tests.ports import reserve_address
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -43,11 +43,21 @@ def test_many_devices_count_what_one_does(devices, alone):
     assert found["passes"]["masked"] == alone["passes"]["masked"]
 
 
+def test_a_run_goes_on_with_more_devices(alone, tmp_path):
+    """Of one device's pieces of four images, eight get no equal part."""
+    path = tmp_path / "state.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preemption, "requested", lambda: True)
+        with pytest.raises(preemption.Preempted):
+            sweeping.evaluate(state_path=path)
+    found = sweeping.evaluate(mesh=parallel.make_mesh(jax.devices()), state_path=path)
+    assert_same(found, alone)
+    assert found["passes"]["masked"] == alone["passes"]["masked"]
+
+
 def two_processes(state, stop_after=0):
     """Two devices each; what they end with, and their results. Programs are compiled once."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address, held = reserve_address()
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.sweeping", address, "2", str(process), str(state)]
@@ -66,6 +76,7 @@ def two_processes(state, stop_after=0):
         for process in range(2)
     ]
     printed = [process.communicate(timeout=240)[0] for process in started]
+    held.close()
     codes = [process.returncode for process in started]
     if stop_after:
         return codes, None

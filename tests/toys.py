@@ -57,7 +57,9 @@ def toy_apply(variables, images, perturbations=None, *, bend=lambda x: x):
     return logits, {"early": early, "late": late}
 
 
+@functools.cache
 def toy_network(**fields):
+    """The same network for the same fields, so that what is compiled for it is compiled once."""
     return Network(
         **{
             "apply": toy_apply,
@@ -68,6 +70,7 @@ def toy_network(**fields):
     )
 
 
+@functools.cache
 def bent_network():
     """The same with a head that is not linear after pooling."""
     return Network(

@@ -1,6 +1,6 @@
 r"""Draws the pictures of docs/methods: the same photos by all methods of a family.
 
-    python docs/examples/method_pictures.py runs/scenes/plain chelsea.png mobilenet_v2.h5 \
+    python -m docs.examples.method_pictures runs/scenes/plain chelsea.png mobilenet_v2.h5 \
         imagenet_labels.txt docs/images
 
 The first rows are the labels of a scene, explained by the network of `experiments/scenes.py`; the

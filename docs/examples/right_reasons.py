@@ -8,7 +8,7 @@ network of `experiments/scenes.py` with
 (Ross et al. 2017 penalise input gradients alike), once for each of several weights, and prints what
 they do to the tables:
 
-    python docs/examples/right_reasons.py runs/scenes/plain --method minmax_cam --weights 0,0.1,1
+    python -m docs.examples.right_reasons runs/scenes/plain --method minmax_cam --weights 0,0.1,1
 """
 
 from __future__ import annotations

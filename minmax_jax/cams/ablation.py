@@ -29,7 +29,8 @@ def ablation_weights(
     """Channel weights `r . (S - S without channel k)`, for scores `r . S` of the logits `S`.
 
     Each channel is taken away once for all scores. Channels that are 0 everywhere are not
-    forwarded; their weight is 0. Only `chunk_size` images and perturbations are held at once.
+    forwarded; their weight is 0. Only `chunk_size` images and perturbations are held at once, and
+    what each of the `c` logits loses without each channel.
 
     Args:
       logits_of: maps images `(m H W 3)` and perturbations of their activations `(m h w k)` to
@@ -37,13 +38,13 @@ def ablation_weights(
       images: `(b H W 3)`.
       activations: `(b h w k)`, without perturbations.
       logits: `(b c)`, without perturbations.
-      rows: `(b n c)`, cotangents of the scores.
+      rows: `(b ... c)`, cotangents of the scores.
       valid: `(b,)` bool, images to forward; the others' weights are 0. All by default.
       chunk_size: images in one forward pass.
       split: spreads a chunk `(m ...)` over devices.
 
     Returns:
-      `(b n k)` weights.
+      `(b ... k)` weights.
     """
     b, *_, k = activations.shape
     skipped = (activations == 0).all(axis=(1, 2))
@@ -55,17 +56,16 @@ def ablation_weights(
             return array.at[index // k].get(mode="clip")
 
         without = -of_image(activations) * jax.nn.one_hot(index % k, k)[:, None, None]
-        lost = of_image(logits) - logits_of(split(of_image(images)), split(without))
-        return jnp.einsum("mnc,mc->mn", of_image(rows), lost, precision="highest")
+        return of_image(logits) - logits_of(split(of_image(images)), split(without))
 
-    found = map_live(
+    lost = map_live(
         forward,
         skipped.reshape(b * k),
-        columns=rows.shape[1],
+        columns=logits.shape[1],
         chunk_size=chunk_size,
         split=split,
     )
-    return jnp.moveaxis(found.reshape(b, k, -1), 1, 2)
+    return jnp.einsum("b...c,bkc->b...k", rows, lost.reshape(b, k, -1), precision="highest")
 
 
 def linear_ablation_weights(activations: jax.Array, channel_weights: jax.Array) -> jax.Array:
@@ -75,9 +75,10 @@ def linear_ablation_weights(activations: jax.Array, channel_weights: jax.Array) 
 
     Args:
       activations: `(b h w k)`.
-      channel_weights: `(b n k)`, the head's kernel times the scores' rows.
+      channel_weights: `(b ... k)`, the head's kernel times the scores' rows.
 
     Returns:
-      `(b n k)` weights.
+      `(b ... k)` weights.
     """
-    return channel_weights * activations.mean(axis=(1, 2))[:, None]
+    means = activations.mean(axis=(1, 2))
+    return jnp.einsum("b...k,bk->b...k", channel_weights, means, precision="highest")

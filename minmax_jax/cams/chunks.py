@@ -32,7 +32,7 @@ def map_live(
       split: spreads a chunk `(chunk_size, ...)` over devices.
 
     Returns:
-      `(m, columns)` float32.
+      `(m, columns)`, float32 or wider.
     """
     # Live items first, so that the loop ends when they do. Past the end stands an index out of
     # bounds: a gather clamps it and the scatter drops it.
@@ -45,6 +45,7 @@ def map_live(
         index = split(jax.lax.dynamic_slice_in_dim(order, start, chunk_size))
         return start + chunk_size, rows.at[index].set(function(index), mode="drop")
 
-    zero = jnp.zeros((len(skipped), columns), jnp.float32)
+    row = jax.eval_shape(function, jax.ShapeDtypeStruct((chunk_size,), order.dtype))
+    zero = jnp.zeros((len(skipped), columns), jnp.promote_types(row.dtype, jnp.float32))
     _, rows = jax.lax.while_loop(lambda state: state[0] < num_live, step, (0, zero))
     return jnp.where(skipped[:, None], fill, rows)

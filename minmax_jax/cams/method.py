@@ -30,7 +30,8 @@ class Method:
         kernel      activations `(h w k)`, weights `(k,)`: the head's kernel times the score's row
         gradient    activations `(h w k)`, gradients `(h w k)` of the score
         activation  activations `(h w k)` alone: the same map for every label
-        masking     activations `(h w k)`, scores `(k,)` of the image seen through each channel
+        masking     activations `(h w k)`, scores `(k,)` of the image seen through each channel;
+                    both 0 for channels that are flat or not looked through
         ablation    activations `(h w k)`, weights `(k,)`: what the score loses without a channel
         saliency    the image `(H W 3)` and gradients `(H W 3)` of the score
 
@@ -48,7 +49,8 @@ class Method:
       inputs: of saliency, the points over which gradients are averaged; by default the image alone.
 
     Raises:
-      ValueError: for another family, or a score that is missing or too much.
+      ValueError: for another family, a score that is missing or too much, and a rule or inputs that
+        the family does not take.
     """
 
     family: str
@@ -65,3 +67,5 @@ class Method:
             raise ValueError(f"a method of the family {self.family} {needs}")
         if self.inputs is not None and self.family != "saliency":
             raise ValueError(f"inputs are for saliency, not for the family {self.family}")
+        if self.rule == "biases" and (self.family != "saliency" or self.inputs is not None):
+            raise ValueError("the rule biases is for saliency of the image alone, without inputs")

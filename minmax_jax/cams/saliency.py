@@ -109,8 +109,8 @@ def full_grad(values: Mapping[str, jax.Array], gradients: Mapping[str, jax.Array
     the head's bias, is left out, as in both.
 
     Args:
-      values: `{"image": (H W 3)}` and the biases of layers, `(h w k)` or, where there are no
-        pixels, `(k,)`.
+      values: `{"image": (H W 3)}` and the biases of layers: `(h w k)`, also behind axes of 1, as a
+        vmapped network of batches has them; or any other shape, where there are no pixels.
       gradients: the same names and shapes; of the score.
 
     Returns:
@@ -119,8 +119,10 @@ def full_grad(values: Mapping[str, jax.Array], gradients: Mapping[str, jax.Array
     size = values["image"].shape[:2]
     total = jnp.zeros(size, values["image"].dtype)
     for name, value in values.items():
-        if value.ndim == 3:
-            channels = jnp.moveaxis(jnp.abs(value * gradients[name]), -1, 0)
+        before, of_pixels = value.shape[:-3], value.shape[-3:]
+        if value.ndim == 3 or (set(before) == {1} and 1 not in of_pixels[:2]):
+            products = jnp.abs(value * gradients[name]).reshape(of_pixels)
+            channels = jnp.moveaxis(products, -1, 0)
             # Resizing is linear: of the sum once, rather than of each channel.
             total += maps.resize_maps(maps.normalize_maps(channels).sum(axis=0), size)
     return total

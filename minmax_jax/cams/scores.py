@@ -2,8 +2,8 @@
 
 Every score is linear in the logits, so it is a row of weights over the labels, and its gradient is
 one pullback of that row. Rows are made for the labels that are asked for and for no others, so
-nothing here grows with the square of the number of labels. Nothing divides by zero: an empty set
-of labels has divisor one and an empty sum.
+those of a few among many labels stay few. Nothing divides by zero: an empty set of labels has
+divisor one and an empty sum.
 """
 
 from __future__ import annotations

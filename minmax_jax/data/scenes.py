@@ -15,7 +15,6 @@ import functools
 import itertools
 
 import numpy as np
-from sklearn import datasets
 
 LABEL_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 IMAGE_SIZE = 96
@@ -177,22 +176,29 @@ def _enlargement(size: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(8)[None])).astype(np.float32)
 
 
+def _scikit_learn():
+    """Its data sets. Its import takes as long as that of JAX, so only those who need it pay."""
+    from sklearn import datasets
+
+    return datasets
+
+
 @functools.cache
 def _digits() -> np.ndarray:
     """scikit-learn's digits: ink as float32 (1797 8 8), 0 to 1."""
-    return (datasets.load_digits().images / 16).astype(np.float32)
+    return (_scikit_learn().load_digits().images / 16).astype(np.float32)
 
 
 @functools.cache
 def _photos() -> tuple[np.ndarray, ...]:
     """scikit-learn's two photographs, uint8 (427 640 3)."""
-    return tuple(datasets.load_sample_images().images)
+    return tuple(_scikit_learn().load_sample_images().images)
 
 
 @functools.cache
 def _digit_pools(split: str) -> tuple[np.ndarray, ...]:
     """Indices of the split's handwritten digits, one array a class."""
-    target = datasets.load_digits().target
+    target = _scikit_learn().load_digits().target
     pools = []
     for label in range(len(LABEL_NAMES)):
         indices = np.flatnonzero(target == label)

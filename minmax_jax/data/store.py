@@ -226,7 +226,4 @@ def _read_json(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / _JSON
     if not path.is_file():
         raise ValueError(f"{directory} holds no store: {path} is missing")
-    try:
-        return files.read_json(path)
-    except ValueError as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+    return files.read_json(path)

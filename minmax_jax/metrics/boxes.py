@@ -79,8 +79,16 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Args:
       first: `(m 4)`.
       second: `(n 4)`.
+
+    Raises:
+      ValueError: for boxes of another shape.
     """
-    first, second = np.asarray(first)[:, None], np.asarray(second)[None]
+    # Floating point: differences of unsigned integers would wrap, and areas of small ones overflow.
+    first, second = (np.asarray(boxes, float) for boxes in (first, second))
+    for boxes in (first, second):
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"boxes must be (m 4), not {boxes.shape}")
+    first, second = first[:, None], second[None]
     start = np.maximum(first[..., :2], second[..., :2])
     stop = np.minimum(first[..., 2:], second[..., 2:])
     intersection = np.maximum(stop - start, 0).prod(axis=-1)

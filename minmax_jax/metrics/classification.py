@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 
 def classification_scores(
@@ -25,6 +24,9 @@ def classification_scores(
       precision of a label without an annotated image is not defined: None, and left out of the
       mean, which is None where no label has one.
     """
+    # Its import takes as long as that of JAX, so only those who score pay.
+    from sklearn.metrics import average_precision_score
+
     detected = probabilities > threshold
     hits = (detected & labels).sum(axis=0)
     wrong = (detected & ~labels).sum(axis=0)

@@ -6,6 +6,7 @@ A head's kernel `(k c)` holds a column of weights for each of `c` units, one wei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,16 +24,18 @@ def weight_statistics(kernel: np.ndarray) -> dict[str, Any]:
       kernel: `(k c)`.
 
     Returns:
-      `edges [bins + 1]` shared by all units, of which one is 0; `counts [c][bins]`; `positive [c]`,
-      the share of weights above 0; `mass [c]`, their part of the sum of magnitudes; `skewness [c]`.
-      A unit whose weights are all equal has skewness 0, one of zeros mass 0.
+      `edges [bins + 1]` shared by all units, of which one is 0; `counts [c][bins]`, each bin with
+      its upper edge, so that the weights above 0 are those of the bins above it; `positive [c]`,
+      their share; `mass [c]`, their part of the sum of magnitudes; `skewness [c]`. A unit whose
+      weights are all equal has skewness 0, one of zeros mass 0.
 
     Raises:
       ValueError: for a kernel that is not of rank 2, is empty, or has values that are not finite.
     """
     kernel = check_kernel(kernel)
     edges = _edges(min(kernel.min(), 0), max(kernel.max(), 0))
-    counts = [np.histogram(weights, edges)[0].tolist() for weights in kernel.T]
+    # numpy's bins have their lower edges: the signs are turned.
+    counts = [np.histogram(-weights, -edges[::-1])[0][::-1].tolist() for weights in kernel.T]
     centred = _centred(kernel)
     spread = np.mean(centred**2, axis=0)
     magnitude = np.abs(kernel).sum(axis=0)
@@ -58,6 +61,13 @@ def unit_correlations(kernel: np.ndarray) -> np.ndarray:
     correlations = np.clip(unit.T @ unit, -1, 1)
     np.fill_diagonal(correlations, 1)
     return correlations
+
+
+def chance_correlation(kernels: int) -> float:
+    """Mean magnitude of the correlation of two vectors of so many independent normal numbers."""
+    if kernels < 2:
+        return 0.0  # as of weights that are all equal
+    return math.exp(math.lgamma((kernels - 1) / 2) - math.lgamma(kernels / 2)) / math.sqrt(math.pi)
 
 
 def cluster_order(correlations: np.ndarray) -> np.ndarray:
@@ -121,7 +131,8 @@ def _divide(numbers, by):
 def _edges(low, high):
     """Bin edges over a range that holds 0, of which 0 is one."""
     width = (high - low) / _BINS or 1
-    edges = width * np.arange(np.floor(low / width), max(np.ceil(high / width), 1) + 1)
+    first, last = min(np.floor(low / width), -1), max(np.ceil(high / width), 1)
+    edges = width * np.arange(first, last + 1)
     edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # whatever was rounded
     return edges
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 
 from minmax_jax.models import efficientnet, mobilenet_v2, resnet, scenes_resnet, vgg
@@ -119,7 +120,8 @@ def create_network(
 
     Raises:
       ValueError: unknown name, head, attention, style or dtype, `num_labels` or `alpha_steps` below
-        1, `dropout` outside [0, 1), an infinite `alpha_end`, attention in a network that has none,
+        1, `dropout` outside [0, 1), an `alpha` or `alpha_end` that is not above 0, attention in a
+        network that has none,
         `regularized` layers that are no 1x1 convolutions.
     """
     styles = styles_of(name)
@@ -135,8 +137,9 @@ def create_network(
         raise ValueError(f"{name} has no attention {attention!r}; networks with it: {attending}.")
     if isinstance(alpha_steps, bool) or not isinstance(alpha_steps, int) or alpha_steps < 1:
         raise ValueError(f"alpha_steps must be a positive int, got {alpha_steps!r}.")
-    if not math.isfinite(alpha_end):
-        raise ValueError(f"alpha_end must be finite, got {alpha_end!r}.")
+    for factor, value in (("alpha", alpha), ("alpha_end", alpha_end)):
+        if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+            raise ValueError(f"{factor} must be a finite number above 0, got {value!r}.")
     style = styles[0] if style is None else style
     if style not in styles:
         raise ValueError(f"unknown style {style!r} of {name}; its styles are {list(styles)}.")

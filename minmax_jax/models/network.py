@@ -224,10 +224,15 @@ def _layers(init: Callable[[jax.Array], Variables]) -> tuple[tuple[str, ...], Va
 
 
 def check_images(images: jax.Array) -> None:
-    """Raises `ValueError`, naming shape and dtype, unless images are floating `(b H W 3)`."""
+    """Raises `ValueError`, naming shape and dtype, unless images are floating `(b H W 3)`.
+
+    At least one, of at least one pixel.
+    """
     shape, dtype = jnp.shape(images), jnp.result_type(images)
     if len(shape) != 4 or shape[-1] != 3:
         raise ValueError(f"images must have shape (b H W 3), got {shape}.")
+    if 0 in shape:
+        raise ValueError(f"images are empty: they have shape {shape}.")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"images must be floating (preprocessed), got {dtype} of shape {shape}.")
 

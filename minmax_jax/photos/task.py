@@ -52,8 +52,9 @@ def _prepare_explain(config: ConfigDict, workdir: pathlib.Path) -> Callable[[], 
     group_methods(config.methods)
     images_lib.check_resize(config.resize)
     check_threshold(config.threshold)
-    if config.batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {config.batch_size}")
+    for field, least in (("batch_size", 1), ("top", 1), ("at_most", 1), ("image_size", 0)):
+        if config[field] < least:
+            raise ValueError(f"{field} must be at least {least}, not {config[field]}")
     if config.activation not in ("auto", *ACTIVATIONS):
         valid = ", ".join(("auto", *ACTIVATIONS))
         raise ValueError(f"unknown activation {config.activation!r}; valid: {valid}")

@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+# By which heads multiply their kernels. (What was learned is among the weights.)
+_FACTORS = {"kur": ("alpha",), "kur_scheduled": ("alpha", "alpha_end", "alpha_steps")}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
     """A network with weights.
@@ -34,7 +38,8 @@ class Loaded:
       variables: float32.
       notes: a line for each thing that was not taken from the file.
       label_names: of the head's labels, if something says them.
-      activation: of the logits: "sigmoid" for runs of our own, "softmax" for others' weights.
+      activation: what makes probabilities of the logits: that by which a run of our own was
+        trained, "softmax" for others' weights.
       has_head: whether the head is the file's.
     """
 
@@ -114,6 +119,10 @@ def load_network(
     changed = set(arguments.get("regularized", ())) ^ set(said.regularized or ())
     if changed:
         notes.append(f"regularised otherwise than in the file: {', '.join(sorted(changed))}.")
+    for field in _FACTORS.get(said.head, ()) if has_head else ():
+        there = said.arguments.get(field)
+        if there != arguments.get(field):
+            notes.append(f"{field} is {arguments[field]}, and {there} in the file.")
     label_names = said.label_names if has_head else None
     if label_names is not None and len(label_names) != num_labels:
         notes.append(f"label names left out: {len(label_names)} names for {num_labels} labels.")
@@ -123,6 +132,6 @@ def load_network(
         variables=variables,
         notes=tuple(notes),
         label_names=label_names,
-        activation="sigmoid" if weights.format == "ours" else "softmax",
+        activation=said.activation or ("sigmoid" if weights.format == "ours" else "softmax"),
         has_head=has_head,
     )

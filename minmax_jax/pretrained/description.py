@@ -22,7 +22,10 @@ NETWORK_JSON = "network.json"
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """The arguments of `create_network` and the label names; "" and None where nothing is said."""
+    """The arguments of `create_network`, the label names, and what makes probabilities of logits.
+
+    "" and None where nothing is said.
+    """
 
     name: str = ""
     num_labels: int | None = None
@@ -37,6 +40,7 @@ class Description:
     alpha_end: float | None = None
     alpha_steps: int | None = None
     regularized: tuple[str, ...] | None = None
+    activation: str = ""  # "sigmoid" or "softmax"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -44,7 +48,7 @@ class Description:
         return {
             key: value
             for key, value in vars(self).items()
-            if key != "label_names" and value not in ("", None)
+            if key not in ("label_names", "activation") and value not in ("", None)
         }
 
 
@@ -54,7 +58,8 @@ def write_network_json(folder: str | os.PathLike, description: Description) -> N
     Args:
       folder: the run's, in which its checkpoints stand.
       description: of the network that is trained, with everything said; what `create_network` has
-        by default of the last three may be left out.
+        by default of `alpha_end`, `alpha_steps` and `regularized` may be left out, and the
+        activation, too.
 
     Raises:
       ValueError: another field is left unsaid.
@@ -97,12 +102,12 @@ def read_network_json(folder: str | os.PathLike) -> Description:
 
 
 _KINDS = {
-    **dict.fromkeys(("name", "head", "attention", "style", "dtype"), (str,)),
+    **dict.fromkeys(("name", "head", "attention", "style", "dtype", "activation"), (str,)),
     **dict.fromkeys(("alpha", "dropout", "alpha_end"), (int, float)),
     **dict.fromkeys(("num_labels", "alpha_steps"), (int,)),
 }
 # Fields that may be missing, in the files of networks that do without.
-_DEFAULTED = ("alpha_end", "alpha_steps", "regularized")
+_DEFAULTED = ("alpha_end", "alpha_steps", "regularized", "activation")
 
 
 def read_config_json(path: str | os.PathLike) -> Description:
@@ -128,8 +133,8 @@ def _read_object(path: pathlib.Path) -> dict[str, Any] | None:
         return None
     try:
         value = files.read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object.")
     return value

@@ -65,7 +65,7 @@ def write_pseudo_masks(
     Args:
       network, variables: as in `explain`.
       batches: each image once, in the source's order.
-      folder: where the files go; it belongs to one source and one choice of these options.
+      folder: where the files go; it belongs to one source, one network and one choice of options.
       split: "train" or "validation", after which the list of names is called.
       method: a name in `METHODS`.
       scales, flips: as in `augmented_cam`.
@@ -76,26 +76,27 @@ def write_pseudo_masks(
       progress: whether to show a progress bar.
 
     Returns:
-      What `FOLDER/scores.json` holds: `label_names`, `settings`, the numbers of `images` and of
-      `pairs` of an image and a label, and `scores`, which is None without masks: `iou`
-      (`metrics.segmentation.result` at the threshold), `best_iou` and `best_threshold` (that of the
-      highest mean, among `THRESHOLDS` and the threshold), `boxes`
+      What `FOLDER/scores.json` holds: `label_names`, `settings`, among them a digest of the
+      weights, the numbers of `images` and of `pairs` of an image and a label, and `scores`, which
+      is None without masks: `iou` (`metrics.segmentation.result` at the threshold), `best_iou` and
+      `best_threshold` (that of the highest mean, among `THRESHOLDS` and the threshold), `boxes`
       (`metrics.boxes.max_box_accuracy`) and `pointing_game` (`micro`, `macro`, `per_label`) of the
       pairs whose object the network saw, and `unseen`, the share of pixels that it did not see,
       which are not scored.
 
     Raises:
       ValueError: as `make_augmented_fn`; for another split, `present` or threshold, more than 254
-        labels, and a folder of other settings, naming them.
+        labels, logits that are not finite, and a folder of other settings or weights, naming them.
     """
-    settings = _settings(batches, split, method, scales, flips, present, threshold)
-    folder = pathlib.Path(folder)
     explain_fn = make_augmented_fn(network, method, scales=scales, flips=flips, mesh=mesh)
+    settings = _settings(batches, split, method, scales, flips, present, threshold)
+    settings["weights"] = fingerprint(variables, [])[:16]
+    folder = pathlib.Path(folder)
     if (folder / SCORES).exists():
         return _finished(folder, settings)
     source = batches.source
     writer = _Writer(source, folder, batches.resize, threshold)
-    identity = fingerprint(variables, [settings, batches.batch_size, len(source)])
+    identity = fingerprint({}, [settings, batches.batch_size, len(source)])
     counts = state_lib.load(folder / _STATE, identity) or writer.nothing()
     rest = batches.from_batch(int(counts.batches))
     explained = _explained(network, explain_fn, variables, rest, present, mesh)
@@ -109,9 +110,12 @@ def write_pseudo_masks(
     saved = time.monotonic()
     with bar, futures.ThreadPoolExecutor() as pool:
         # The device explains the next batch while the host writes this one.
-        for indices, labels, chosen, maps, point in parallel.ahead(explained):
+        for indices, labels, chosen, maps, logits, point in parallel.ahead(explained):
             maps = np.asarray(maps)
             rows = range(len(indices))
+            if not np.isfinite(np.asarray(logits)[: len(rows)]).all():
+                batch = int(counts.batches)
+                raise ValueError(f"the network's logits are not finite in batch {batch}")
             own_labels = [labels[row][chosen[row]] for row in rows]
             own_maps = [maps[row][chosen[row]] for row in rows]
             images = pool.map(writer.write, indices.tolist(), own_labels, own_maps)
@@ -210,6 +214,7 @@ class _Writer:
         self.source, self.folder, self.resize = source, folder, resize
         self.threshold, self.thresholds = threshold, sorted({*THRESHOLDS, threshold})
         self.names = mask_files.example_names(source)
+        self.paths = getattr(source, "image_paths", None)
 
     def nothing(self):
         return state_lib.zero(len(self.thresholds), len(self.source.label_names))
@@ -218,32 +223,41 @@ class _Writer:
         """Writes the mask of image `index`, of whose labels `(n,)` the maps are `(n S S)`."""
         example = self.source[index]
         shape = example["image"].shape[:2]
-        seen, maps = mask_files.restore_maps(maps, *shape, resize=self.resize)
-        heights = maps.max(axis=0, initial=0)
+        restore = functools.partial(
+            mask_files.restore_maps, height=shape[0], width=shape[1], resize=self.resize
+        )
+        seen, nothing = restore(maps[:0])
+        true = example["mask"][seen] if self.source.has_masks else None
+        heights = np.zeros(nothing.shape[1:], np.float32)
         winners = np.zeros(heights.shape, np.uint8)
-        if len(labels):
-            winners = (1 + labels[maps.argmax(axis=0)]).astype(np.uint8)
+        ious = {}
+        for label, small in zip(labels.tolist(), maps, strict=True):  # photos may be large
+            map_ = restore(small[None])[1][0]
+            higher = (map_ > heights) | (winners == 0)
+            heights[higher], winners[higher] = map_[higher], 1 + label
+            if true is not None and (found := boxes.pair_ious(map_, true, label)) is not None:
+                ious[label] = found
         mask = np.full(shape, VOID, np.uint8)
         mask[seen] = np.where(heights >= self.threshold, winners, 0)
+        if self.paths:
+            mask = mask_files.over_stored_pixels(mask, self.paths[index])
         mask_files.write_mask(self.folder, self.names[index], mask)
-        confusions, ious = None, {}
-        if self.source.has_masks:
-            true, num_labels = example["mask"][seen], len(self.source.label_names)
+        confusions = None
+        if true is not None:
+            num_labels = len(self.source.label_names)
             confusions = np.stack(
                 [
                     segmentation.confusion(true, np.where(heights >= level, winners, 0), num_labels)
                     for level in self.thresholds
                 ]
             )
-            for label, map_ in zip(labels.tolist(), maps, strict=True):
-                if (found := boxes.pair_ious(map_, true, label)) is not None:
-                    ious[label] = found
         return state_lib.Image(len(labels), mask.size, heights.size, confusions, ious)
 
 
 def _explained(network, explain_fn, variables, batches, present, mesh) -> Iterator[tuple]:
     """Of each batch the indices `(b,)`, labels and which of them count `(b n)`, their maps
-    `(b n S S)`, still on the device, and their pointing game; rows fill up the last batch."""
+    `(b n S S)` and logits, still on the device, and their pointing game; rows fill up the last
+    batch."""
     size = parallel.even_rows(mesh, batches.batch_size)
     for batch in batches:
         images = fill_up(batch["image"], size)
@@ -255,11 +269,12 @@ def _explained(network, explain_fn, variables, batches, present, mesh) -> Iterat
         # Few different numbers of labels, as each is a program of its own.
         most = max(4, 1 << (int(members.sum(axis=1).max()) - 1).bit_length())
         labels = np.argsort(~members, axis=1, kind="stable")[:, :most]
-        maps, _ = explain_fn(variables, images, members, valid, labels)
+        maps, logits = explain_fn(variables, images, members, valid, labels)
         point = None
         if "mask" in batch:
             point = _pointing_fn(maps, fill_up(batch["mask"], size), labels)
-        yield batch["index"], labels, np.take_along_axis(members, labels, axis=1), maps, point
+        chosen = np.take_along_axis(members, labels, axis=1)
+        yield batch["index"], labels, chosen, maps, logits, point
 
 
 @functools.lru_cache(maxsize=16)
@@ -292,8 +307,8 @@ def _settings(batches, split, method, scales, flips, present, threshold):
     return {
         "split": split,
         "method": method,
-        "scales": list(scales),
-        "flips": list(flips),
+        "scales": [float(scale) for scale in scales],
+        "flips": [flips] if isinstance(flips, str) else list(flips),
         "present": present,
         "threshold": threshold,
         "image_size": batches.image_size,

@@ -1,5 +1,7 @@
 """Index masks in the layout of VOC, at the own resolution of the images that they were made of.
 
+As VOC's do they lie over the pixels as these are stored, whatever EXIF data say about turning them.
+
 FOLDER/SegmentationClass/NAME.png         0 background, 1 + label, 255 void, VOC's palette
        ImageSets/Segmentation/train.txt   names, one a line; val.txt of the validation split
        classes.txt                        names of the labels, one a line
@@ -13,13 +15,15 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from minmax_jax import data, files
 from minmax_jax.data.images import seen_box
 from minmax_jax.data.voc import LISTS
 
 MASKS, CLASSES = "SegmentationClass", "classes.txt"
+_ORIENTATION = ExifTags.Base.Orientation
+_TURNED_BACK = {6: 8, 8: 6}  # quarters of a turn; all other orientations undo themselves
 
 
 def example_names(source: data.Source) -> list[str]:
@@ -71,6 +75,15 @@ def write_lists(
     folder = pathlib.Path(folder)
     _write_lines(folder / "ImageSets" / "Segmentation" / f"{LISTS[split]}.txt", names)
     _write_lines(folder / CLASSES, label_names)
+
+
+def over_stored_pixels(mask: np.ndarray, photo: str | os.PathLike) -> np.ndarray:
+    """Turns a mask uint8 `(H W)` over a photo that was read upright to the pixels of its file."""
+    with Image.open(photo) as stored:
+        orientation = stored.getexif().get(_ORIENTATION, 1)
+    turned = Image.fromarray(mask)
+    turned.getexif()[_ORIENTATION] = _TURNED_BACK.get(orientation, orientation)
+    return np.array(ImageOps.exif_transpose(turned))
 
 
 @functools.cache

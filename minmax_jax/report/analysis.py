@@ -106,7 +106,7 @@ def write_page(result: pathlib.Path, *, title: str) -> pathlib.Path:
 
     # One order and one scale for all, so that figures side by side can be compared.
     order = heads[_first(analysis)]["order"]
-    correlation = _most((head["correlations"] for head in heads.values()), 1e-6)
+    correlation = _most((head["correlations"] for head in heads.values()), 0.01)
     shared = _most((head["sharing"]["by_weight"]["shared"] for head in heads.values()), 1)
     charts = {"weights": {}, "correlations": {}, "sharing": {}, "flow": {}}
     for name, head in heads.items():

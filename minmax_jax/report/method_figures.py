@@ -56,6 +56,8 @@ CURVES = ("insertion", "deletion")
 _LINES = (*VARIANT_COLORS, "#b5529c", "#5d8a1f")
 # Of many methods: those of one place that are named, places that are, and how near one place is.
 _NAMED, _PLACES, _ONE_PLACE = 2, 16, 0.02
+# A method with a higher average drop is not focused: in what its maps show, the label is lost, too.
+_LOST = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,12 @@ class FocusPoint:
     method: str
     retention_of_others: float
     drop_of_others: float
+    average_drop: float | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the label itself falls by more than half, too, where only its map is shown."""
+        return self.average_drop is not None and self.average_drop > _LOST
 
 
 def focus_points(evaluations: Mapping[str, Mapping]) -> list[FocusPoint]:
@@ -77,7 +85,8 @@ def focus_points(evaluations: Mapping[str, Mapping]) -> list[FocusPoint]:
             retention = macro.get("average_retention_of_others")
             drop = macro.get("average_drop_of_others")
             if retention is not None and drop is not None:
-                points.append(FocusPoint(variant, method, retention, drop))
+                own = macro.get("average_drop")
+                points.append(FocusPoint(variant, method, retention, drop, own))
     return points
 
 
@@ -114,8 +123,9 @@ def focus_figure(points: Sequence[FocusPoint]) -> Figure:
 
     A focused map takes the other labels away when only it is shown (up) and leaves them alone when
     it is hidden (left). Colours are methods, shapes are variants, lines join a method's variants.
-    Of many methods colours are families, and places are named; of too many places those of methods
-    that no other beats in both.
+    Of many methods colours are families, and places are named. A map that shows next to nothing
+    takes the others away as well, so their marks are hollow where the own label is `lost`. Of too
+    many places those are named of methods that keep it and that no other such method beats in both.
     """
     variants = list(dict.fromkeys(point.variant for point in points))
     methods = method_order(point.method for point in points)
@@ -124,13 +134,16 @@ def focus_figure(points: Sequence[FocusPoint]) -> Figure:
     figure = Figure(figsize=(9.2, 5.2), dpi=110, facecolor="white", layout="constrained")
     axes = figure.subplots()
     style_axes(axes, "Focus: top left is better")
-    for method in methods:
+    for number, method in enumerate(methods):
+        # Of many forms that coincide the first one is seen.
+        above = 4 - number / len(methods) if many else 3
         mine = [point for point in points if point.method == method]
         places = np.array([(p.retention_of_others, p.drop_of_others) for p in mine]) * 100
         axes.plot(*places.T, color=colors[method], alpha=0.35, linewidth=1.2, zorder=2)
         for point, place in zip(mine, places, strict=True):
             marker = VARIANT_MARKERS[variants.index(point.variant) % len(VARIANT_MARKERS)]
-            axes.plot(*place, color=colors[method], zorder=3, **_mark(method, marker, many))
+            style = _mark(method, marker, many, point.lost)
+            axes.plot(*place, color=colors[method], zorder=above, **style)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     shade = np.linspace(1, 0, 64)[:, None] * np.linspace(1, 0, 64)[None]  # green is better
@@ -156,6 +169,10 @@ def focus_figure(points: Sequence[FocusPoint]) -> Figure:
         Line2D([], [], color=color, label=title, linestyle="", **_mark(method, "o", many))
         for title, color, method in marks
     ]
+    if many and any(point.lost for point in points):
+        hollow = _mark("", "o", many, True)
+        text = f"average drop\nabove {100 * _LOST:.0f} percent"
+        by_color.append(Line2D([], [], color=MUTED, label=text, linestyle="", **hollow))
     by_variant = [
         Line2D(
             [],
@@ -175,7 +192,9 @@ def focus_figure(points: Sequence[FocusPoint]) -> Figure:
     return figure
 
 
-def _mark(method: str, marker: str, many: bool) -> dict:
+def _mark(method: str, marker: str, many: bool, lost: bool = False) -> dict:
+    if many and lost:
+        return {"marker": marker, "markersize": 7, "fillstyle": "none", "markeredgewidth": 1.4}
     if method in RINGS and not many:
         return {"marker": marker, "markersize": 14, "fillstyle": "none", "markeredgewidth": 1.6}
     return {"marker": marker, "markersize": 7 if many else 8, "markeredgecolor": "white"}
@@ -199,7 +218,7 @@ def _name_points(axes: Axes, points: Sequence[FocusPoint], with_variant: bool) -
         else:
             groups.append([point])
     if len(groups) > _PLACES:
-        best = unbeaten(points)
+        best = unbeaten([point for point in points if not point.lost] or points)
         groups = [group for group in groups if any(point in best for point in group)][:_PLACES]
     axes.set_xticks([tick for tick in axes.get_xticks() if left <= tick <= right])
     axes.set_xlim(left, right + 0.6 * (right - left))  # room for the names
@@ -217,7 +236,7 @@ def _name_points(axes: Axes, points: Sequence[FocusPoint], with_variant: bool) -
             (0.645, row),
             textcoords=blended_transform_factory(axes.transAxes, axes.transData),
             fontsize=8,
-            color=INK,
+            color=MUTED if all(point.lost for point in group) else INK,
             va="center",
             parse_math=False,
             arrowprops={

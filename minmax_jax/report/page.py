@@ -176,7 +176,7 @@ def _texts(results: Results) -> dict[str, Any]:
             title: method_figures.FAMILY_COLORS[title] for title in names.by_family(methods)
         },
         "winners": {
-            variant: tables.winners(evaluation, names.HEADLINE)
+            variant: tables.winners(evaluation, ("average_drop", *names.HEADLINE))
             for variant, evaluation in evaluations.items()
         },
         "metrics": [names.metric(name) for name in scored],

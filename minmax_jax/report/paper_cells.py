@@ -17,7 +17,6 @@ from minmax_jax.report.published import published
 # A printed F1 below this part of the harmonic mean of its own columns is likely a slip. As a mean
 # over labels it may be below that, but the others are at least 0.83 of it.
 SLIP = 0.6
-DAGGER = "†"  # marks them
 _PARTS = {
     "f1_minus": ("average_drop", "average_retention_of_others"),
     "f1_plus": ("average_retention", "average_drop_of_others"),
@@ -169,7 +168,7 @@ def _fill(
         )
     # These runs have no such images.
     empty = [row["dataset"] for row in rows if model_of(name, row, columns[0]) is None]
-    notes = [f"{DAGGER} {slip}" for slip in slips.values()]
+    notes = [f"{tables.DAGGER} {slip}" for slip in slips.values()]
     if empty:
         notes.append(f"Runs are scored on validation images; empty for all: {', '.join(empty)}.")
     return PaperTable(

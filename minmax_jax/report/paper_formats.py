@@ -7,7 +7,8 @@ import io
 import re
 
 from minmax_jax.report import tables
-from minmax_jax.report.paper_cells import DAGGER, Cell, PaperTable
+from minmax_jax.report.paper_cells import Cell, PaperTable
+from minmax_jax.report.tables import DAGGER
 
 LEGEND = (
     "Percent. Each cell: published, ours, and ours less published in points. Bold: best of the "
@@ -80,7 +81,7 @@ def to_latex(table: PaperTable) -> str:
         r"\toprule",
         rf" & & {methods} \\",
         rules,
-        " & ".join([*table.corner, *["print", "ours", r"$\pm$"] * count]) + r" \\",
+        " & ".join([*table.corner, *["print", "ours", r"$\Delta$"] * count]) + r" \\",
         r"\midrule",
     ]
     for row, line in enumerate(table.cells):
@@ -100,7 +101,7 @@ def to_text(table: PaperTable) -> str:
     columns = [
         tables.Column(text)
         for heading in table.headings
-        for text in (f"{heading} print", "ours", "+/-")
+        for text in (f"{heading} print", "ours", "diff.")
     ]
     best = {
         (row, 3 * index + kind)
@@ -108,6 +109,12 @@ def to_text(table: PaperTable) -> str:
         for index, cell in enumerate(line)
         for kind, marked in enumerate((cell.best_published, cell.best_ours))
         if marked
+    }
+    doubtful = {
+        (row, 3 * index)
+        for row, line in enumerate(table.cells)
+        for index, cell in enumerate(line)
+        if cell.slip
     }
     values = [
         tuple(
@@ -119,7 +126,13 @@ def to_text(table: PaperTable) -> str:
     ]
     rows = tuple(map(table.row_names, range(len(table.rows))))
     shown = tables.Table(
-        table.title, table.corner, tuple(columns), rows, tuple(values), frozenset(best)
+        table.title,
+        table.corner,
+        tuple(columns),
+        rows,
+        tuple(values),
+        frozenset(best),
+        frozenset(doubtful),
     )
     return "\n".join([tables.render_text(shown), table.summary(), *table.notes])
 
@@ -157,7 +170,8 @@ def _latex(text: str) -> str:
         character if character in _LATEX else character.encode("ascii", "backslashreplace").decode()
         for character in " ".join(text.split())
     )
-    return "".join(_LATEX.get(character, character) for character in plain)
+    escaped = "".join(_LATEX.get(character, character) for character in plain)
+    return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would become a dash
 
 
 def _latex_cell(cell: Cell) -> tuple[str, str, str]:

@@ -56,6 +56,7 @@ _FREE = (
     "evaluate.save_seconds",
     "evaluate.threshold",
     "evaluate.iou",
+    "evaluate.curve_steps",
 )
 
 
@@ -105,28 +106,32 @@ def model_of(table: str, row: Mapping[str, Any], column: str) -> Model | None:
     return Model(data_set, "resnet101", regularised)
 
 
-def finished_variants(workdir: str | pathlib.Path) -> list[str]:
-    """Names of the variants whose results are all there; none in a folder that is no experiment.
+def finished_variants(path: str | pathlib.Path) -> list[pathlib.Path]:
+    """Folders of the variants whose results are all there; none in a folder that is no experiment.
+
+    Args:
+      path: a workdir, or the folder of one of its variants.
 
     Raises:
       ValueError: for a config.json that is no JSON, naming it.
     """
-    workdir = pathlib.Path(workdir)
-    config = _read_config(workdir)
-    return [name for name in config.get("variants", {}) if _is_finished(workdir / name)]
+    return list(filter(_is_finished, _variants(pathlib.Path(path))))
 
 
-def read_runs(workdirs: Sequence[str | pathlib.Path]) -> tuple[dict[Model, Run], tuple[str, ...]]:
-    """Reads the finished runs in `workdirs`, each of which counts once.
+def read_runs(paths: Sequence[str | pathlib.Path]) -> tuple[dict[Model, Run], tuple[str, ...]]:
+    """Reads the finished runs in `paths`, each of which counts once.
+
+    Args:
+      paths: of workdirs, whose variants all count, or of single variants' folders.
 
     Returns:
       The runs that the paper has rows for, and `FOLDER: REASON` of each variant that is left out.
 
     Raises:
-      ValueError: no workdir is given, or one holds no finished run; a file is not as evaluation and
+      ValueError: no path is given, or one holds no finished run; a file is not as evaluation and
         training write it; two runs are of one model (both folders are named).
     """
-    if not workdirs:
+    if not paths:
         raise ValueError("no workdirs named: the tables need at least one run")
     known = {
         model_of(table, row, column)
@@ -134,28 +139,40 @@ def read_runs(workdirs: Sequence[str | pathlib.Path]) -> tuple[dict[Model, Run],
         for row in published("minmax_cam")[table]["rows"]
         for column in row
     } - {None}
+    variants: dict[pathlib.Path, tuple[pathlib.Path, ConfigDict]] = {}
+    for path in map(pathlib.Path, paths):
+        found = _variants(path)
+        if not any(map(_is_finished, found)):
+            raise ValueError(f"{path} holds no finished run of an experiment")
+        for folder, own in found.items():
+            variants.setdefault(folder.resolve(), (folder, own))
     runs: dict[Model, Run] = {}
     left_out = []
-    unique: dict[pathlib.Path, pathlib.Path] = {}
-    for path in map(pathlib.Path, workdirs):
-        unique.setdefault(path.resolve(), path)
-    for workdir in unique.values():
-        if not finished_variants(workdir):
-            raise ValueError(f"{workdir} holds no finished run of an experiment")
-        config = ConfigDict(_read_config(workdir))
-        for name in config.variants:
-            folder, own = workdir / name, resolve_variant(config, name)
-            found = _find_model(own, known) if _is_finished(folder) else "not finished"
-            if isinstance(found, str):
-                left_out.append(f"{path_text(folder)}: {found}")
-                continue
-            if found in runs:
-                raise ValueError(
-                    f"two runs of one row, {runs[found].folder} and {path_text(folder)}: "
-                    "name only one of them"
-                )
-            runs[found] = _read_run(folder, found, own)
+    for folder, own in variants.values():
+        found = _find_model(own, known) if _is_finished(folder) else "not finished"
+        if isinstance(found, str):
+            left_out.append(f"{path_text(folder)}: {found}")
+            continue
+        if found in runs:
+            raise ValueError(
+                f"two runs of one row, {runs[found].folder} and {path_text(folder)}: "
+                "name only one of these folders"
+            )
+        runs[found] = _read_run(folder, found, own)
     return runs, tuple(left_out)
+
+
+def _variants(path: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
+    """Folder and config of every variant of a workdir, or of the one whose folder `path` is."""
+    config, names = _read_config(path), None
+    if not config:
+        path, names = path.parent, (path.name,)
+        config = _read_config(path)
+    return {
+        path / name: resolve_variant(ConfigDict(config), name)
+        for name in config.get("variants", {})
+        if names is None or name in names
+    }
 
 
 def _find_model(config: ConfigDict, known: set[Model]) -> Model | str:
@@ -170,6 +187,10 @@ def _find_model(config: ConfigDict, known: set[Model]) -> Model | str:
         return f"head {head!r} is none of the paper's: {', '.join(_HEADS)}"
     if config.network.get("regularized"):
         return "the paper regularises the head alone"
+    if config.network.get("attention", "none") != "none":
+        return "the paper's networks have no attention"
+    if config.data.get("permute_labels"):
+        return "trained on permuted labels"
     model = Model(data_set, _NETWORKS[name], _HEADS[head])
     if model not in known:
         return f"the paper has no row of {name} with head {head!r} on {data_set}"
@@ -187,7 +208,7 @@ def _data_set(data: ConfigDict) -> str | None:
 
 
 def _read_run(folder: pathlib.Path, model: Model, config: ConfigDict) -> Run:
-    evaluation, classification = (_read(folder / name) for name in _RESULTS)
+    evaluation, classification = (files.read_json(folder / name) for name in _RESULTS)
     try:
         macro = {name: result["macro"] for name, result in evaluation["methods"].items()}
         images = evaluation["settings"]["images"]
@@ -224,16 +245,9 @@ def _is_finished(folder: pathlib.Path) -> bool:
 def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
     """The config of an experiment; {} in a folder of something else."""
     path = workdir / "config.json"
-    content = _read(path) if path.is_file() else {}
+    content = files.read_json(path) if path.is_file() else {}
     wanted = isinstance(content, dict) and content.get("task") == "experiment"
     return content if wanted else {}
-
-
-def _read(path: pathlib.Path) -> Any:
-    try:
-        return files.read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
 
 
 def path_text(path: str | pathlib.Path) -> str:

@@ -28,8 +28,9 @@ def compare_with_paper(workdirs: Sequence[str | pathlib.Path]) -> list[PaperTabl
     """The paper's Tables 1 to 4, the numbers of finished runs beside the printed ones.
 
     Args:
-      workdirs: of experiments; every finished variant fills the rows of its data set, network and
-        head. Unfinished variants, and those that the paper has no row for, are in `left_out`.
+      workdirs: of experiments, or folders of single variants; every finished variant fills the rows
+        of its data set, network and head. Unfinished variants, and those that the paper has no row
+        for, are in `left_out`.
 
     Raises:
       ValueError: no workdir is given, or one holds no finished run; a file is not as evaluation and

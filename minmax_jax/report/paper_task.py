@@ -53,14 +53,16 @@ def find_workdirs(patterns: str) -> list[str]:
     """Paths that match, sorted, each once.
 
     Args:
-      patterns: a path or a glob pattern, or several separated by commas.
+      patterns: a path (whatever characters it has) or a glob pattern, or several separated by
+        commas.
 
     Raises:
       ValueError: if one matches nothing.
     """
     found = []
     for pattern in filter(None, map(str.strip, patterns.split(","))):
-        matches = glob.glob(os.path.expanduser(pattern))
+        path = os.path.expanduser(pattern)
+        matches = [path] if os.path.exists(path) else glob.glob(path)
         if not matches:
             raise ValueError(f"no run matches {pattern!r}")
         found += matches

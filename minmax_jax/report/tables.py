@@ -25,6 +25,7 @@ from minmax_jax.report.names import (
 )
 
 MISSING = "-"
+DAGGER = "†"  # after doubtful numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Table:
       values: `values[row][column]`, a float or None.
       best: the cells `(row, column)` that are marked. Values that print alike share the mark;
         where fewer than two values compete there is none.
+      doubtful: the cells whose number is doubtful.
     """
 
     title: str
@@ -62,6 +64,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     values: tuple[tuple[float | None, ...], ...]
     best: frozenset[tuple[int, int]] = frozenset()
+    doubtful: frozenset[tuple[int, int]] = frozenset()
 
 
 def format_value(value: float | None, unit: str) -> str:
@@ -297,7 +300,8 @@ def summary_tables(
 def render_text(table: Table) -> str:
     """The table for a terminal: aligned columns, `*` after the best cells, `-` where no value is.
 
-    Names of groups of rows (all row names but the last) are printed once.
+    Doubtful numbers have a dagger. Names of groups of rows (all row names but the last) are printed
+    once.
     """
     headings = [[name] for name in table.corner]
     headings += [
@@ -307,15 +311,19 @@ def render_text(table: Table) -> str:
     padded = [[""] * (depth - len(heading)) + heading for heading in headings]
     body = [_text_cells(table, row) for row in range(len(table.rows))]
     grid = [*zip(*padded, strict=True), *body]
-    # A mark has a place of its own, so that decimal points stay below one another.
+    # Marks have places of their own, so that decimal points stay below one another.
     count = len(table.corner)
-    marked = {count + index for _, index in table.best}
+    marks = {cell: "*" * (cell in table.best) for cell in table.best | table.doubtful}
+    marks |= {cell: marks[cell] + DAGGER for cell in table.doubtful}
+    room = [0] * len(grid[0])
+    for (_, column), mark in marks.items():
+        room[count + column] = max(room[count + column], len(mark))
     grid = [
         [
-            cell + " " if index in marked and not cell.endswith("*") else cell
+            cell + marks.get((row - depth, index - count), "").ljust(room[index])
             for index, cell in enumerate(line)
         ]
-        for line in grid
+        for row, line in enumerate(grid)
     ]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = [
@@ -337,7 +345,5 @@ def _text_cells(table: Table, row: int) -> list[str]:
     shared = [names[: end + 1] == above[: end + 1] for end in range(len(names) - 1)]
     cells = ["" if same else name for same, name in zip(shared, names, strict=False)]
     cells.append(names[-1])
-    for index, (value, column) in enumerate(zip(table.values[row], table.columns, strict=True)):
-        mark = "*" if (row, index) in table.best else ""
-        cells.append(format_value(value, column.unit) + mark)
-    return cells
+    values = zip(table.values[row], table.columns, strict=True)
+    return cells + [format_value(value, column.unit) for value, column in values]

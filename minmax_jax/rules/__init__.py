@@ -15,6 +15,8 @@ to an activation reads what comes back to that activation.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +32,11 @@ RULES = ("gradient", "guided", "relevance", "biases")
 def with_rule(function: Callable[[Any], Any], rule: str) -> Callable[[Any], Any]:
     """The same function, whose `jax.vjp` follows a rule.
 
-    Under "guided", `max(x, 0)` is a ReLU wherever it stands, also within `relu6` and `clip`; a
-    function with a derivative of its own that holds more than these keeps it. Under "relevance"
-    the cotangents are relevance: given at the results, they come back at the perturbations; nothing
-    comes back to what the function closes over.
+    Under "guided", `max(x, 0)` is a ReLU wherever it stands, also within `relu6`, `clip` and
+    `clamp`; so is, outside loops, `where(x > 0, x, 0)`. All else keeps its gradient, also a
+    function without weights that has a derivative of its own and holds more than these, as softplus
+    does. Under "relevance" the cotangents are relevance: given at the results, they come back at
+    the perturbations; nothing comes back to what the function closes over.
 
     Args:
       function: `perturbations -> results`, two pytrees of arrays, the former floating.
@@ -44,7 +47,8 @@ def with_rule(function: Callable[[Any], Any], rule: str) -> Callable[[Any], Any]
 
     Raises:
       ValueError: unknown rule, or "biases", which has two results (`with_biases`); when called, the
-        rule cannot see into a condition or a loop, or has nothing for a primitive.
+        rule cannot see into a condition, a loop or a layer with a derivative of its own, or has
+        nothing for a primitive.
     """
     if rule == "gradient":
         return function
@@ -68,9 +72,10 @@ def with_biases(
 
     A bias is what is added to, or taken from, a value that depends on the perturbations: that of a
     convolution or a linear layer, the shift of a normalisation; also a bound other than 0 where it
-    is chosen (`relu6`). A perturbation that is added is none, nor is a 0 in the code. For piecewise
-    linear functions without conditions a result is the sum of its gradient times the input and its
-    gradients times the biases.
+    is chosen (`relu6`). A perturbation that is added is none, nor is a 0 in the code, nor what is
+    put in by `where`, concatenation or padding. What is taken away and then scaled, as the mean of
+    a normalisation, is part of the bias that is added next. For other piecewise linear functions a
+    result is the sum of its gradient times the input and its gradients times the biases.
 
     Args:
       function: `perturbations -> results`, two pytrees of arrays, the former floating.
@@ -78,29 +83,55 @@ def with_biases(
 
     Returns:
       `perturbed(perturbations, extra) -> (results, biases)` and the zeros to give as `extra`.
-      `extra`, `biases` and zeros are `{name: array}`, named bias0, bias1 ... in the order of the
-      computation, each of the shape of the sum at which the bias is added; `extra[name]` is added
-      to that sum.
+      `extra`, `biases` and zeros are `{name: array}`, named bias and a number that grows in the
+      order of the computation, each of the shape of the sum at which the bias is added;
+      `extra[name]` is added to that sum.
 
     Raises:
-      ValueError: the function adds something within a condition or a loop.
+      ValueError: the function adds something within a condition, a loop or a layer with a
+        derivative of its own.
     """
 
     def perturbed(perturbations, extra):
-        biases = {}
+        biases, means, numbers = {}, {}, itertools.count()
 
         def visit(name, operands, bind):
-            constants = [operand for operand in operands if not operand.depends]
-            if len(constants) != 1 or any(operand.given for operand in operands):
+            depends = [operand.depends for operand in operands]
+            if depends.count(True) != 1 or any(operand.given for operand in operands):
                 return None
-            result, bias = _with_bias(name, operands, bind)
-            if constants[0].zero:
+            if name == "clamp":
+                low, value, high = operands
+                if not value.depends:
+                    return None
+                array = visit("max", (value, low), bind)
+                return visit("min", (dataclasses.replace(value, array=array), high), bind)
+            place = depends.index(True)
+            value, constant = operands[place], operands[1 - place]
+            # Of a value that is a difference, only scaled since, and used nowhere else.
+            mean = means.get(id(value.array)) if value.once else None
+            if name in _SCALES:
+                if not mean or (name == "div" and place == 1):
+                    return None
+                arrays = [operand.array for operand in operands]
+                result = bind(*arrays)[0]
+                arrays[place] = mean[1]
+                means[id(result)] = (mean[0], bind(*arrays)[0], result)
                 return result
-            label = f"bias{len(biases)}"
+            result, bias = _with_bias(name, operands, bind)
+            if constant.zero:
+                return result
+            if mean and (name == "add" or (name == "sub" and place == 0)):
+                bias = bias + mean[1]
+                del biases[mean[0]]
+            label = f"bias{next(numbers)}"
             biases[label] = bias
-            return result + extra.get(label, 0)
+            result = result + extra.get(label, 0)
+            if name == "sub" and place == 0:
+                # With the array, which keeps its `id` for itself.
+                means[id(result)] = (label, bias, result)
+            return result
 
-        results = _run(function, perturbations, Visitor(_BIASED, visit))
+        results = _run(function, perturbations, Visitor(_BIASED, visit, seen=_SCALES))
         return results, biases
 
     shapes = jax.eval_shape(lambda perturbations: perturbed(perturbations, {})[1], example)
@@ -127,16 +158,30 @@ _relu.defvjp(
 
 def _rectify(name, operands, bind) -> jax.Array | None:
     """A ReLU with the guided backward pass; None for anything else."""
-    del bind
+    if name == "clamp":
+        low, value, high = operands
+        return bind(low.array, _relu(value.array), high.array)[0] if low.zero else None
+    if name == "select_n":
+        return _rectify_chosen(*operands) if len(operands) == 3 else None
     constants = [operand for operand in operands if not operand.depends]
     if name != "max" or len(constants) != 1 or not constants[0].zero:
         return None
-    return _relu(*(operand.array for operand in operands if operand.depends))
+    shape = jnp.broadcast_shapes(*(operand.array.shape for operand in operands))
+    (value,) = (operand.array for operand in operands if operand.depends)
+    return _relu(jnp.broadcast_to(value, shape))
 
 
 # The minimum of `relu6` stays as it is, but is part of what is entered.
-_GUIDED = Visitor(frozenset({"max", "min"}), _rectify)
-_BIASED = frozenset({"add", "sub", "max", "min"})
+_GUIDED = Visitor(frozenset({"max", "min", "clamp"}), _rectify, seen=frozenset({"select_n"}))
+_BIASED = frozenset({"add", "sub", "max", "min", "clamp"})
+_SCALES = frozenset({"mul", "div"})
+
+
+def _rectify_chosen(where, if_not, if_so) -> jax.Array | None:
+    """The same of `where(x > 0, x, 0)`."""
+    of, positive = where.sign or (None, None)
+    value, other = (if_so, if_not) if positive else (if_not, if_so)
+    return _relu(value.array) if other.zero and value.array is of else None
 
 
 def _with_bias(name, operands, bind) -> tuple[jax.Array, jax.Array]:

@@ -9,6 +9,7 @@ it.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -22,7 +23,8 @@ from jax.extend import core
 
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"}
 _OWN_DERIVATIVE = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
-_LOOPS = {"cond", "while", "scan"}
+_WEIGHTED = {"conv_general_dilated", "dot_general"}
+_COMPARISONS = {"gt", "ge", "lt", "le"}
 _SAME_NUMBERS = {
     "broadcast_in_dim",
     "concatenate",
@@ -58,16 +60,20 @@ class Value:
       depends: whether it depends, differentiably, on what the function was given.
       given: whether it is one of the arrays that the function was given, perhaps reshaped.
       zero: whether it is 0 by construction.
+      once: whether only one equation uses it.
       nonnegative: whether it is never negative.
       gate: whether it is what a logistic function gave, perhaps reshaped.
+      sign: of `x > 0` and the like, `x` and True; of `x < 0`, `x` and False; whatever 0 itself is.
     """
 
     array: Any
     depends: bool = False
     given: bool = False
     zero: bool = False
+    once: bool = True
     nonnegative: bool = False
     gate: bool = False
+    sign: tuple[Any, bool] | None = None
 
 
 Bind = Callable[..., list[jax.Array]]
@@ -81,10 +87,12 @@ class Visitor:
       names: primitives that it may change, None for all of them.
       visit: `(primitive, operands, bind) -> array`, the only result of the equation, or None to
         leave it as it is. `bind(*arrays)` gives the list of its results.
+      seen: further primitives that it is shown; their numbers and derivatives stay.
     """
 
     names: frozenset[str] | None
     visit: Callable[[str, Sequence[Value], Bind], jax.Array | None]
+    seen: frozenset[str] = frozenset()
 
     def concerns(self, jaxpr: core.Jaxpr) -> bool:
         """Whether it may change anything in the jaxpr."""
@@ -101,15 +109,18 @@ def evaluate(
     """Results of a jaxpr, with those equations changed that the visitor changes.
 
     Raises:
-      ValueError: a condition or a loop that depends on what the function was given holds something
-        that the visitor may change.
+      ValueError: a condition, a loop or a layer with a derivative of its own that depends on what
+        the function was given holds something that the visitor may change.
     """
-    known = dict(zip(jaxpr.constvars, map(Value, consts), strict=True))
+    uses = collections.Counter(_variables(jaxpr.outvars))
+    for equation in jaxpr.eqns:
+        uses.update(_variables(equation.invars))
+    known = dict(zip(jaxpr.constvars, map(_of_outside, consts), strict=True))
     known.update(zip(jaxpr.invars, values, strict=True))
 
     def read(atom):
         if not isinstance(atom, core.Literal):
-            return known[atom]
+            return dataclasses.replace(known[atom], once=known[atom].once and uses[atom] == 1)
         array = np.asarray(atom.val, atom.aval.dtype)
         return Value(array, zero=bool(array == 0), nonnegative=bool(array >= 0))
 
@@ -135,11 +146,11 @@ def _evaluate_equation(equation, operands, bind, visitor) -> list[Value]:
         if name is None and visitor.concerns(default.jaxpr):
             return evaluate(default.jaxpr, default.consts, operands, visitor)
         bind = functools.partial(bind, index.array)
-    elif name in _LOOPS and any(map(visitor.concerns, core.jaxprs_in_params(equation.params))):
+    elif any(map(visitor.concerns, _not_entered(equation))):
         raise ValueError(f"derivatives cannot be replaced within {name!r}, only in plain calls.")
 
     replaced = None
-    if visitor.names is None or name in visitor.names:
+    if visitor.names is None or name in visitor.names | visitor.seen:
         replaced = visitor.visit(name, operands, bind)
     if replaced is None:
         results = bind(*(operand.array for operand in operands))
@@ -157,12 +168,20 @@ def _differentiable(equation, operands) -> bool:
     )
 
 
+def _of_outside(const) -> Value:
+    """A constant that the function closes over; of scalars it is known whether they are 0."""
+    known = isinstance(const, np.ndarray | jax.Array) and not isinstance(const, jax.core.Tracer)
+    scalar = known and const.shape == () and jnp.issubdtype(const.dtype, jnp.number)
+    return Value(const, zero=bool(scalar and np.asarray(const) == 0))
+
+
 def _of_constants(name, operands, array) -> Value:
     same = name in _SAME_NUMBERS
     return Value(
         array,
         zero=same and all(operand.zero for operand in operands),
         nonnegative=same and all(operand.nonnegative for operand in operands),
+        sign=_sign(name, operands),
     )
 
 
@@ -175,6 +194,15 @@ def _of_dependent(name, operands, array) -> Value:
         nonnegative=_is_nonnegative(name, operands),
         gate=name == "logistic" or (same and all(operand.gate for operand in operands)),
     )
+
+
+def _sign(name, operands) -> tuple[Any, bool] | None:
+    if name not in _COMPARISONS:
+        return None
+    first, second = operands
+    if second.zero:
+        return first.array, name in ("gt", "ge")
+    return (second.array, name in ("lt", "le")) if first.zero else None
 
 
 def bind_equation(jaxpr: core.Jaxpr, equation: core.JaxprEqn) -> Bind:
@@ -198,6 +226,19 @@ def called(equation: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
     if isinstance(inner, core.ClosedJaxpr):
         return inner.jaxpr, inner.consts
     return inner, ()
+
+
+def _not_entered(equation) -> list[core.Jaxpr]:
+    """What an equation computes as a whole: all but functions such as softplus, which have no
+    weights and a derivative of their own."""
+    inner = list(core.jaxprs_in_params(equation.params))
+    if equation.primitive.name not in _OWN_DERIVATIVE:
+        return inner
+    return [jaxpr for jaxpr in inner if not _WEIGHTED.isdisjoint(_primitives(jaxpr))]
+
+
+def _variables(atoms):
+    return (atom for atom in atoms if not isinstance(atom, core.Literal))
 
 
 def _platform_default(equation) -> core.ClosedJaxpr | None:

@@ -7,8 +7,9 @@ are conserved where no denominator is 0:
   of z+, the z+ or alpha-1-beta-0 rule (Bach et al., "On Pixel-Wise Explanations for Non-Linear
   Classifier Decisions by Layer-Wise Relevance Propagation", 2015) that Relevance-CAM uses (Lee et
   al., "Relevance-CAM: Your Model Already Knows Where to Look", 2021);
-- sums of what depends on the perturbations: each term its share of the sum. A perturbation and what
-  it is added to both get all: that is how relevance is read;
+- sums of what depends on the perturbations: each term its share of the sum, so terms that nearly
+  cancel each other, as in layer and group normalisation, get large shares of both signs. A
+  perturbation and what it is added to both get all: that is how relevance is read;
 - products of two such: all to the factor that is no gate of a logistic function (squeeze-and-
   excitation, swish, attention), or a half each;
 - what works element by element, biases and batch normalisation included: all to the operand;
@@ -86,9 +87,9 @@ def _pulled_back_by(rule, bind, arrays):
 
 
 def _like(relevance, array):
-    """Relevance of an operand, which may be a scalar that stands for all elements."""
-    relevance = relevance if relevance.shape == array.shape else jnp.sum(relevance)
-    return relevance.astype(array.dtype)
+    """Relevance of an operand, which may be broadcast: the sum over what it stands for."""
+    _, vjp = jax.vjp(lambda array: jnp.broadcast_to(array, relevance.shape), array)
+    return vjp(relevance.astype(array.dtype))[0]
 
 
 def _divide(relevance, total):

@@ -280,6 +280,7 @@ def randomisation_curves(
             f"two images or more are needed, each with a label: {len(images)} given, "
             f"{int(selection.chosen[:, 0].sum())} of them with a label"
         )
+    steps, blocks = cascade(network.layers), independent(network.layers)
     maps_of = make_maps_fn(
         network, images, selection, methods=methods, batch_size=batch_size, mesh=mesh
     )
@@ -293,8 +294,6 @@ def randomisation_curves(
         return maps, similarities(trained, maps, selection.chosen, size)
 
     cascading, alone = [], []
-    steps = cascade(network.layers)
-    blocks = independent(network.layers)
     for step, block in tqdm(
         zip(steps, blocks, strict=True),
         total=len(steps),

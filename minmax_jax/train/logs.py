@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
 
 from minmax_jax import files
@@ -33,6 +32,9 @@ class Logs:
         self._csv = pathlib.Path(directory) / "metrics.csv"
         self._writer = None
         if jax.process_index() == 0:
+            # It imports torch where there is one, which takes seconds.
+            from tensorboardX import SummaryWriter
+
             # What TensorBoard has from this step on is hidden.
             self._writer = SummaryWriter(
                 str(pathlib.Path(directory) / "tensorboard"), purge_step=len(history)

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minmax_jax.cams import ablation
+import minmax_jax as mj
+from minmax_jax.cams import ablation, scores
+from tests import toys
 
 SETTINGS = settings(max_examples=10, deadline=None, derandomize=True)
 SIZE = (4, 6)
@@ -141,7 +143,7 @@ def linear_both_ways(images, rows):
         return (activations_of(images) + perturbations).mean(axis=(1, 2)) @ HEAD
 
     activations, logits = activations_of(images), linear(images, 0)
-    channel_weights = jnp.einsum("kc,bnc->bnk", HEAD, rows)
+    channel_weights = jnp.einsum("kc,b...c->b...k", HEAD, rows)
     return (
         ablation.ablation_weights(linear, images, activations, logits, rows, chunk_size=4),
         ablation.linear_ablation_weights(activations, channel_weights),
@@ -158,3 +160,47 @@ def test_a_linear_head_needs_no_forward_pass(seed):
     for found in linear_both_ways(images, rows):
         assert found.shape == (2, 3, 5)
         np.testing.assert_allclose(found, expected, atol=5e-6)
+
+
+def test_decomposed_scores_have_three_weights_a_label(example):
+    """As many labels as images, so that one cannot pass for the other."""
+    images, _ = example
+    rows = np.random.default_rng(2).normal(size=(2, 2, 3, 4)).astype(np.float32)
+    expected = weights64(images, rows.reshape(2, 6, 4), bend=lambda x: x).reshape(2, 2, 3, 5)
+    for found in linear_both_ways(images, rows):
+        np.testing.assert_allclose(found, expected, atol=5e-6)
+
+
+def test_memory_does_not_grow_with_the_square_of_the_labels():
+    """Rows of all labels are not held once for each of a chunk's images."""
+    shapes = np.zeros((1, *SIZE, 3), np.float32), np.zeros((1, 2, 2, 8), np.float32)
+
+    def temporary(c):
+        def logits_of(images, perturbations):
+            mean = (images.mean() + perturbations).mean(axis=(1, 2, 3))
+            return jnp.broadcast_to(mean[:, None], (len(mean), c))
+
+        ablated = jax.jit(
+            lambda *arrays: ablation.ablation_weights(logits_of, *arrays, chunk_size=8)
+        )
+        arrays = np.zeros((1, c), np.float32), np.zeros((1, c, c), np.float32)
+        return ablated.lower(*shapes, *arrays).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(512) < 8 * 512 * 512 * 4 / 2
+
+
+def test_a_channel_that_nobody_reads_has_no_weight_in_bfloat16():
+    """With and without it the network computes the same, in the same precision."""
+    variables = toys.toy_variables()
+    variables["second"][1:] = 0  # only the first channel is read
+
+    def apply(variables, images, perturbations=None):
+        narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (variables, images))
+        return toys.toy_apply(*narrow, perturbations)
+
+    method = mj.Method("ablation", scores.one_label, lambda activations, weights: weights[None])
+    weights, _ = mj.explain(
+        toys.toy_network(apply=apply), variables, toys.toy_images(2), method=method, tap="early"
+    )
+    np.testing.assert_array_equal(weights[..., 1:], np.zeros_like(weights[..., 1:]))
+    assert np.abs(weights[1, ..., 0]).min() > 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -14,6 +15,14 @@ SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)
 SHAPES = ((3, 4, 5), (2, 3, 9), (1, 1, 4), (2, 3, 1), (1, 1, 1))
 
 _eigen_cam = jax.jit(jax.vmap(activation.eigen_cam))
+
+
+@jax.jit
+@jax.grad
+def slope(activations):
+    """Of a sum of squares in which no two positions count the same."""
+    maps = activation.eigen_cam(activations)
+    return (maps**2 * jnp.arange(1.0, 1 + maps.size).reshape(maps.shape)).sum()
 
 
 def eigen_cam(activations):
@@ -78,3 +87,23 @@ def test_the_scale_does_not_matter(shape, scale):
         reference.normalize(eigen_cam(activations)),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_the_derivative_is_that_of_finite_differences(shape):
+    """Also where channels are 0, so that several singular values are equal."""
+    activations = np.abs(np.random.default_rng(0).normal(size=shape)).astype(np.float32)
+    activations[..., :2] = 0
+
+    def total(changed):
+        projection, _ = projection64(changed)
+        return (np.maximum(projection, 0) ** 2 * np.arange(1, 1 + projection.size)).sum()
+
+    expected = np.zeros(shape)
+    for place in np.ndindex(shape):
+        step = np.zeros(shape)
+        step[place] = 1e-5
+        expected[place] = (total(activations + step) - total(activations - step)) / 2e-5
+    found = slope(activations)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert np.isfinite(slope(np.zeros(shape, np.float32))).all()

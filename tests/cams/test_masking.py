@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minmax_jax.cams import masking
-from tests import reference
+import minmax_jax as mj
+from minmax_jax.cams import masking, weights
+from tests import reference, toys
 
 SIZE = (6, 8)
 HEAD = np.random.default_rng(7).normal(size=(3, 4)).astype(np.float32)
@@ -340,3 +341,20 @@ def test_nothing_live_has_an_empty_map():
     activations = np.ones((1, 2, 3, 4), np.float32)
     for scores in (np.ones((1, 4), np.float32), np.full((1, 4), -np.inf, np.float32)):
         np.testing.assert_array_equal(softmax_score_cam(activations, scores), np.zeros((1, 2, 3)))
+
+
+def test_a_score_of_ones_own_is_0_where_nothing_is_looked_through():
+    """Score-CAM by logits and two channels of each image, of a network with a dead channel."""
+    variables, images = toys.toy_variables(), toys.toy_images(2)
+    twin = toys.Toy64(variables, images[1])
+    activations = twin.taps["late"]
+    by_logits = mj.Method("masking", lambda logits: logits, weights.cam)
+    maps, _ = mj.explain(toys.toy_network(), variables, images, method=by_logits, channels=2)
+    masks = reference.score_cam_masks(activations, toys.SIZE)
+    kept = most_varied(activations, 2)
+    assert toys.DEAD not in masks and len(masks) > len(kept) == 2
+    logits = {k: toys.Toy64(variables, images[1] * masks[k][..., None]).logits for k in kept}
+    for label in range(toys.NUM_LABELS):
+        wanted = sum(logits[k][label] * activations[..., k] for k in kept)
+        np.testing.assert_allclose(maps[1, label], np.maximum(wanted, 0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(maps[0], np.zeros_like(maps[0]))

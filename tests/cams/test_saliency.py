@@ -121,6 +121,7 @@ def test_errors(make, message):
 
 SIZE = (4, 6)
 PLACES = {"image": (*SIZE, 3), "bias0": (2, 3, 4), "bias1": (1, 2, 2), "bias2": (5,)}
+PLACES["bias3"] = (1, 1, 4, 1)  # of a group normalisation
 
 
 def arrays_of_places(seed):
@@ -156,6 +157,16 @@ def test_full_grad_sums_normalised_channels_of_image_and_biases(seed, scale):
     for b in range(2):
         one = [{name: array[b] for name, array in each.items()} for each in (values, gradients)]
         np.testing.assert_allclose(found[b], full_grad64(*one), atol=1e-4)
+
+
+def test_full_grad_of_a_vmapped_network():
+    """What it computes of a batch of one image has an axis more."""
+    arrays = arrays_of_places(0)
+    longer = [
+        {name: array[:, None] if name == "bias0" else array for name, array in each.items()}
+        for each in arrays
+    ]
+    np.testing.assert_array_equal(full_grad(*longer), full_grad(*arrays))
 
 
 def test_full_grad_of_hand_made_channels():

@@ -169,11 +169,11 @@ def test_sigterm_stops_the_making(tmp_path, monkeypatch):
 
 def test_damage_is_named(tmp_path):
     store = tmp_path / "store"
-    for name in ("image.npy", "store.json"):
+    for name, message in (("image.npy", "cannot read {}"), ("store.json", "{} is no JSON")):
         make(Photos(), store)
         whole = (store / name).read_bytes()
         (store / name).write_bytes(whole[:-20])
-        with pytest.raises(ValueError, match=f"cannot read {re.escape(str(store / name))}"):
+        with pytest.raises(ValueError, match=message.format(re.escape(str(store / name)))):
             data.Store(store)
         (store / name).write_bytes(whole)
     description = json.loads((store / "store.json").read_text())

@@ -92,6 +92,14 @@ def test_box_iou(first, second):
     np.testing.assert_allclose(boxes.box_iou(np.array(first), np.array(second)), expected)
 
 
+def test_box_iou_of_small_integers():
+    """Whose differences wrap and whose areas overflow."""
+    first, second = [[0, 0, 2, 2], [0, 0, 200, 200]], [[5, 5, 7, 7], [100, 0, 200, 200]]
+    expected = [[loop_iou(a, b) for b in second] for a in first]
+    found = boxes.box_iou(np.array(first, np.uint8), np.array(second, np.uint8))
+    np.testing.assert_allclose(found, expected)
+
+
 def loop_pair(mask, segmentation, label):
     """The best IoU at each threshold, of the largest component and of any."""
     true = loop_boxes(segmentation == label + 1)
@@ -184,6 +192,7 @@ def test_nothing_scored():
             lambda: boxes.pair_ious(np.zeros((2, 3)), np.zeros((3, 2)), 0),
             r"mask is \(2, 3\), the segmentation \(3, 2\)",
         ),
+        (lambda: boxes.box_iou([0, 0, 2, 2], [[0, 0, 2, 2]]), r"must be \(m 4\), not \(4,\)"),
     ],
 )
 def test_errors(call, message):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from minmax_jax.metrics.kernels import (
+    chance_correlation,
     cluster_order,
     mean_of_pairs,
     shared_kernels,
@@ -45,10 +46,11 @@ def test_histograms_count_every_weight_and_part_at_zero(kernel):
     for column, counts, positive in zip(kernel.T, found["counts"], found["positive"], strict=True):
         expected = [0] * (len(edges) - 1)
         for weight in map(float, column):
-            inside = [i for i in range(len(expected)) if edges[i] <= weight < edges[i + 1]]
-            expected[inside[0] if inside else -1] += 1
+            inside = [i for i in range(len(expected)) if edges[i] < weight <= edges[i + 1]]
+            expected[inside[0] if inside else 0] += 1
         assert counts == expected
-        assert 0 <= positive <= 1
+        above = sum(count for edge, count in zip(edges, counts, strict=False) if edge >= 0)
+        assert above == sum(column > 0) and positive == above / len(column)
     assert np.isfinite(found["skewness"]).all() and np.isfinite(found["mass"]).all()
 
 
@@ -71,6 +73,12 @@ def test_correlations_are_those_of_numpy():
     found = unit_correlations(kernel.astype(np.float32))
     np.testing.assert_allclose(found, np.corrcoef(kernel.T), atol=1e-6)
     assert found[4, 1] == pytest.approx(-1) and (np.diag(found) == 1).all()
+
+
+@pytest.mark.parametrize("kernels", [2, 3, 5, 40])
+def test_correlations_of_unrelated_units(kernels):
+    found = unit_correlations(np.random.default_rng(0).normal(size=(kernels, 600)))
+    assert mean_of_pairs(np.abs(found)) == pytest.approx(chance_correlation(kernels), rel=0.02)
 
 
 def test_correlated_units_stand_side_by_side():

@@ -114,10 +114,8 @@ SLOWEST_APART = [
 
 
 def shapes_of(network):
-    """Variables and outputs for one image of native size, nothing computed."""
-    variables = jax.eval_shape(network.init, jax.random.key(0))
-    images = jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), jnp.float32)
-    return variables, jax.eval_shape(network.apply, variables, images)
+    """Of the variables; nothing is computed."""
+    return jax.eval_shape(network.init, jax.random.key(0))
 
 
 def test_every_name_and_style_is_in_the_tables():
@@ -133,13 +131,14 @@ def test_counts_layers_and_activations(name):
         if style == "timm":
             continue  # counted as torchvision's
         network = create_network(name, num_labels=1000, style=style)
-        variables = jax.eval_shape(network.init, jax.random.key(0))
+        variables = shapes_of(network)
         counted = variables if style in ("keras", "own") else variables["params"]
         count = sum(value.size for value in jax.tree.leaves(counted))
         left_out = NORMALIZATION if style == "keras" and "efficientnet" in name else 0
         assert count + left_out == published, style
         assert network.name == name and network.style == style
-    variables, (logits, taps) = shapes_of(network)
+    images = jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), jnp.float32)
+    logits, taps = jax.eval_shape(network.apply, variables, images)
     assert logits.shape == (1, 1000) and logits.dtype == jnp.float32
     expected = {tap: (side, side, features) for tap, (side, features) in TAPS[name].items()}
     assert {tap: value.shape[1:] for tap, value in taps.items()} == expected
@@ -155,8 +154,7 @@ def test_counts_layers_and_activations(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_heads_differ_in_nothing_but_the_kernel_used(name):
     variables = {
-        head: shapes_of(create_network(name, num_labels=7, head=head))[0]
-        for head in ("dense", "kur")
+        head: shapes_of(create_network(name, num_labels=7, head=head)) for head in ("dense", "kur")
     }
     assert jax.tree.map(jnp.shape, variables["dense"]) == jax.tree.map(jnp.shape, variables["kur"])
     network = create_network(name, num_labels=2, head="kur", alpha=4.0)
@@ -226,7 +224,7 @@ def test_frozen_layers_keep_their_statistics():
 
 def test_drop_connect_skips_later_blocks_more_often():
     network = create_network("efficientnet_b0", num_labels=2, dropout=0.3)
-    variables = jax.eval_shape(network.init, jax.random.key(0))
+    variables = shapes_of(network)
     rates = []
 
     def record(run, args, kwargs, context):
@@ -274,8 +272,10 @@ def test_bad_options_are_named():
     for steps in (0, 2.5, True):
         with pytest.raises(ValueError, match="alpha_steps must be a positive int"):
             create_network("scenes_resnet", num_labels=2, alpha_steps=steps)
-    with pytest.raises(ValueError, match="alpha_end must be finite, got nan"):
-        create_network("scenes_resnet", num_labels=2, alpha_end=float("nan"))
+    for wrong in (float("nan"), float("inf"), 0, "3"):
+        for factor in ("alpha", "alpha_end"):
+            with pytest.raises(ValueError, match=f"{factor} must be a finite number above 0, got"):
+                create_network("scenes_resnet", num_labels=2, **{factor: wrong})
     with pytest.raises(
         ValueError, match=r"unknown attention 'se'; attentions are \['none', 'cbam'\]"
     ):

@@ -73,6 +73,7 @@ def test_the_similarity_is_the_sum_of_the_probabilities_of_single_label_images(f
     (store,) = (finished / "examples").glob("train-*")
     photos = np.load(store / "image.npy")[single]
     loaded = load_network(finished / "full" / "all", key=jax.random.key(0))
+    assert loaded.activation == "softmax"
     logits, _ = loaded.network.apply(loaded.variables, loaded.network.preprocess(photos))
     logits = np.asarray(logits, np.float64)
     expected = np.zeros((4, 4))

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax.numpy as jnp
@@ -196,7 +197,7 @@ def test_a_rerun_explains_only_what_is_new(tmp_path, photos, finished):
 
 
 def test_a_killed_run_leaves_whole_folders_and_goes_on(tmp_path, finished):
-    number = 150
+    number = 50
     paths = toy_run.make_photos(tmp_path / "photos", number)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tests.photos.toy_run", str(tmp_path / "photos"), str(out)]
@@ -233,19 +234,21 @@ def test_what_writing_raises_ends_the_run(tmp_path, photos, monkeypatch):
 
 def test_little_is_held_at_once(tmp_path, monkeypatch):
     """However slow the writers are, and however many photos come."""
-    held = {"now": 0, "most": 0}
+    held, lock = {"now": 0, "most": 0}, threading.Lock()
     decode, finish = stream.decode_photo, stream.write_photo
 
     def counted_decode(*arguments, **options):
         photo = decode(*arguments, **options)
-        held["now"] += 1
-        held["most"] = max(held["most"], held["now"])
+        with lock:
+            held["now"] += 1
+            held["most"] = max(held["most"], held["now"])
         return photo
 
     def slow_write(*arguments):
         time.sleep(0.005)
         finish(*arguments)
-        held["now"] -= 1
+        with lock:
+            held["now"] -= 1
 
     monkeypatch.setattr(stream, "decode_photo", counted_decode)
     monkeypatch.setattr(stream, "write_photo", slow_write)

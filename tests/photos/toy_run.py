@@ -1,13 +1,16 @@
-"""A folder of photos and the toy network; as a program, explains them (and may be killed)."""
+"""A folder of photos and the toy network; as a program, explains them slowly (to be killed)."""
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import sys
+import time
 
 import numpy as np
 from PIL import Image
 
+from minmax_jax.photos import write
 from minmax_jax.photos.stream import explain_photos
 from minmax_jax.select import TopLabels
 from tests import toys
@@ -21,6 +24,7 @@ def preprocess(images):
     return images.astype("float32") / 64 - 2
 
 
+@functools.cache
 def network(**fields):
     return toys.toy_network(preprocess=preprocess, image_size=SIZE, **fields)
 
@@ -56,5 +60,14 @@ def explain(paths, directory, **options):
     )
 
 
+def slowly(function):
+    def slow(*arguments):
+        time.sleep(0.05)
+        return function(*arguments)
+
+    return slow
+
+
 if __name__ == "__main__":
+    write.encode_png = slowly(write.encode_png)  # thus a photo is killed between its files
     explain(sorted(map(str, pathlib.Path(sys.argv[1]).iterdir())), sys.argv[2])

@@ -26,6 +26,7 @@ WHOLE = Description(
     alpha_end=2,
     alpha_steps=30,
     regularized=("conv2_block1_0_conv",),
+    activation="softmax",
 )
 
 

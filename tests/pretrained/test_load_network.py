@@ -149,6 +149,9 @@ def test_a_run_of_ours(run):
     want = 0.5 * kernel * powers / powers.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(loaded.network.head_kernel(loaded.variables), want, rtol=1e-5)
 
+    loaded = load_network(folder, alpha=1.0, key=KEY)
+    assert loaded.has_head and loaded.notes == ("alpha is 1.0, and 0.5 in the file.",)
+
     loaded = load_network(folder, head="dense", num_labels=2, key=KEY)
     assert not loaded.has_head and loaded.label_names is None
     assert loaded.notes[0].startswith("head left as initialised: the file's head is 'kur'")

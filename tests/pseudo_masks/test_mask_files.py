@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from minmax_jax.data.images import decode_image
 from minmax_jax.pseudo_masks import mask_files
 
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
@@ -84,6 +85,37 @@ def test_a_mask_as_others_read_it(tmp_path):
     # The colours of VOC: aeroplane, person, tvmonitor and void.
     assert colours[0].tolist() == [[0, 0, 0], [128, 0, 0], [192, 128, 128]]
     assert colours[1].tolist() == [[0, 64, 128], [224, 224, 192], [0, 0, 0]]
+
+
+TURNS = {
+    None: lambda x: x,
+    1: lambda x: x,
+    2: np.fliplr,
+    3: lambda x: x[::-1, ::-1],
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].T,
+    8: np.rot90,
+}
+
+
+def save_stored(path, image, orientation):
+    """A photo whose EXIF data turn its pixels (H W 3)."""
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(image).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_masks_lie_over_the_stored_pixels(orientation, tmp_path):
+    mask = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    save_stored(tmp_path / "a.png", np.stack([mask] * 3, axis=-1), orientation)
+    upright = np.ascontiguousarray(TURNS[orientation](mask))
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png")[..., 0], upright)
+    found = mask_files.over_stored_pixels(upright, tmp_path / "a.png")
+    np.testing.assert_array_equal(found, mask)
 
 
 def test_lists(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 import types
 
 import numpy as np
@@ -11,11 +12,12 @@ from PIL import Image
 
 from minmax_jax import data, pseudo_masks
 from minmax_jax.data.images import resize_image, resize_mask
+from minmax_jax.methods import METHODS
 from minmax_jax.pseudo_masks import mask_files, write_pseudo_masks
 from tests import reference, toys
 from tests.metrics.test_boxes import loop_pair
 from tests.metrics.test_segmentation import NUM_LABELS, loop_ious
-from tests.pseudo_masks.test_mask_files import loop_restored
+from tests.pseudo_masks.test_mask_files import loop_restored, save_stored
 
 SIZE = 12
 NAMES = ("cat", "dog", "cow", "hen")
@@ -27,7 +29,7 @@ class Photos:
 
     label_names = NAMES
     skipped = ()
-    image_paths = tuple(f"photos/photo_{number}.jpg" for number in range(len(SHAPES)))
+    image_paths = ()  # of `photo_files`
 
     def __init__(self, has_masks=True):
         self.has_masks = has_masks
@@ -49,6 +51,19 @@ class Photos:
             mask = rng.choice(values, (-(-height // 5), -(-width // 5))).astype(np.uint8)
             example["mask"] = mask.repeat(5, axis=0).repeat(5, axis=1)[:height, :width]
         return example
+
+
+@pytest.fixture(scope="module", autouse=True)
+def photo_files(tmp_path_factory):
+    """Files of the photos; the last one lies on its side and is turned by its EXIF data."""
+    folder, source = tmp_path_factory.mktemp("photos"), Photos()
+    paths = [folder / f"photo_{number}.jpg" for number in range(len(SHAPES))]
+    *others, last = (source[number]["image"] for number in range(len(SHAPES)))
+    for path, image in zip(paths, others, strict=False):
+        save_stored(path, image, None)
+    save_stored(paths[-1], np.ascontiguousarray(np.rot90(last)), 6)
+    Photos.image_paths = tuple(map(str, paths))
+    return paths
 
 
 def scale(images):
@@ -79,9 +94,10 @@ def write(network, variables, source, folder, *, resize="crop", **options):
 
 
 def read(folder, index):
+    """A mask, upright."""
     with Image.open(folder / "SegmentationClass" / f"photo_{index}.png") as picture:
         assert picture.mode == "P"
-        return np.array(picture)
+        return np.rot90(picture, -1 if index == len(SHAPES) - 1 else 0)
 
 
 def small_maps(variables, example, resize, present):
@@ -174,10 +190,35 @@ def test_the_best_threshold_is_that_of_the_masks_cut_there(network, variables, t
     assert again["best_threshold"] == best and again["boxes"] == found["boxes"]
 
 
+class LargePhoto:
+    label_names, has_masks = tuple(map(str, range(20))), False
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return {"image": np.zeros((400, 300, 3), np.uint8)}
+
+
+def test_memory_does_not_grow_with_the_labels(tmp_path):
+    """Only one map at a time is as large as the photo."""
+    writer = pseudo_masks._Writer(LargePhoto(), tmp_path, "letterbox", 0.3)
+    maps = np.random.default_rng(0).uniform(size=(20, 8, 8))
+    peaks = []
+    for number in (2, 20):
+        tracemalloc.start()
+        writer.write(0, np.arange(number), maps[:number])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
 def test_views_make_other_masks(network, variables, tmp_path):
     options = {"scales": (1.0, 2.0), "flips": ("horizontal",)}
     write(network, variables, Photos(), tmp_path / "plain")
-    write(network, variables, Photos(), tmp_path / "views", **options)
+    found = write(network, variables, Photos(), tmp_path / "views", **options)
+    again = {"scales": np.array([1, 2]), "flips": "horizontal"}  # the same, in other words
+    assert write(network, variables, Photos(), tmp_path / "views", **again) == found
     assert any((read(tmp_path / "plain", i) != read(tmp_path / "views", i)).any() for i in range(5))
 
 
@@ -191,13 +232,13 @@ def test_a_source_without_masks(network, variables, tmp_path):
         )
 
 
-def test_the_reader_of_voc_reads_them(network, variables, tmp_path):
+def test_the_reader_of_voc_reads_them(network, variables, photo_files, tmp_path):
     """Beside the photos, by the list that was written."""
     source, home, masks = Photos(), tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "masks"
     write(network, variables, source, masks, resize="letterbox")
     (home / "JPEGImages").mkdir(parents=True)
-    for index in range(5):
-        Image.fromarray(source[index]["image"]).save(home / f"JPEGImages/photo_{index}.jpg")
+    for path in photo_files:
+        shutil.copy(path, home / "JPEGImages")
     shutil.copytree(masks / "ImageSets", home / "ImageSets")
     voc = data.create_source(
         "voc", "train", root=str(tmp_path), year="2012", masks=str(masks / "SegmentationClass")
@@ -243,6 +284,8 @@ def test_what_is_finished_is_read(network, variables, tmp_path):
     assert source.read == [] and files_of(tmp_path) == before
     with pytest.raises(ValueError, match="other settings .*: threshold: 0.3, 0.4; remove it"):
         write(network, variables, source, tmp_path, threshold=0.4)
+    with pytest.raises(ValueError, match="other settings .*: weights: '.*', '.*'; remove it"):
+        write(network, toys.toy_variables(), source, tmp_path)
     assert files_of(tmp_path) == before
 
 
@@ -289,7 +332,9 @@ def test_stage(network, variables, tmp_path, capsys):
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], not 1.5"),
         ({"threshold": "0.3"}, r"threshold must be in \[0, 1\], not '0.3'"),
         ({"method": "cma"}, "unknown method 'cma'; methods: cam"),
-        ({"method": ("cam",)}, r"method must be a name, not \('cam',\)"),
+        ({"method": ("cam",)}, r"method must be one name or one Method, not \('cam',\)"),
+        ({"method": METHODS["cam"]}, r"method must be a name, not Method\("),
+        ({"scales": 0.5}, "scales must be numbers above 0"),
         ({"scales": ()}, "scales must be numbers above 0"),
         ({"flips": ("both",)}, "unknown flip 'both'"),
     ],
@@ -298,6 +343,13 @@ def test_errors(options, message, network, variables, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         write(network, variables, Photos(), tmp_path / "masks", **options)
     assert "\n" not in str(error.value) and not (tmp_path / "masks").exists()
+
+
+def test_a_network_that_is_broken(network, variables, tmp_path):
+    broken = variables | {"bias": np.full(4, np.nan, np.float32)}
+    with pytest.raises(ValueError, match="logits are not finite in batch 0"):
+        write(network, broken, Photos(), tmp_path)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_more_labels_than_a_mask_can_hold(network, variables, tmp_path):

@@ -152,6 +152,7 @@ def test_focus_points_and_their_marks():
         macro = evaluations[point.variant]["methods"][point.method]["macro"]
         assert point.retention_of_others == macro["average_retention_of_others"]
         assert point.drop_of_others == macro["average_drop_of_others"]
+        assert point.average_drop == macro["average_drop"]
     figure = method_figures.focus_figure(points)
     rendered(figure)
     drawn = [
@@ -215,6 +216,22 @@ def test_places_of_many_methods_are_named():
     assert len(named(figure)) == 4 and "CAM (kur)" in named(figure)
 
 
+def test_of_many_methods_those_that_lose_their_own_label_are_hollow():
+    """And of methods at one place the first is seen."""
+    drops = dict(zip(MANY, (0.1, 0.51, 0.5, None), strict=False))
+    points = [method_figures.FocusPoint("plain", m, 0.2, 0.5, drops.get(m, 0.9)) for m in MANY]
+    figure = method_figures.focus_figure(points)
+    marks = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
+    filled = dict(zip(names.method_order(MANY), marks, strict=True))
+    assert {m for m, mark in filled.items() if mark.get_fillstyle() == "full"} == {
+        m for m in MANY if m in drops and drops[m] != 0.51
+    }
+    heights = [mark.get_zorder() for mark in marks]
+    assert heights == sorted(set(heights), reverse=True)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [*names.by_family(MANY), "average drop\nabove 50 percent"]
+
+
 def test_of_too_many_places_those_are_named_that_no_other_beats():
     rng = np.random.default_rng(4)
     points = [
@@ -236,6 +253,8 @@ def test_of_too_many_places_those_are_named_that_no_other_beats():
     rendered(figure)
     wanted = [f"{names.method_title(point.method)} ({point.variant})" for point in expected]
     assert sorted(named(figure)) == sorted(wanted)
+    points.append(method_figures.FocusPoint("plain", "eigen_cam", 0, 1, average_drop=0.9))
+    assert sorted(named(method_figures.focus_figure(points))) == sorted(wanted)
 
 
 def test_png_with_letters_that_the_font_lacks(tmp_path):

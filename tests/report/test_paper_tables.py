@@ -181,7 +181,7 @@ def test_methods_that_a_run_lacks_stay_empty(tmp_path):
     ("data_set", "options"), [("voc12", {"image_set": "val"}), ("coco17", {"masks": True})]
 )
 def test_other_ways_to_the_same_images(tmp_path, data_set, options):
-    config = plain_config(data_set, data={"validation": options})
+    config = plain_config(data_set, data={"validation": options}, evaluate={"curve_steps": 20})
     scores = {"resnet101": make_scores(np.random.default_rng(3))}
     table = compare_with_paper([write_workdir(tmp_path / "run", config, scores)])[1]
     row = {"voc12": "VOC12", "coco17": "COCO"}[data_set]
@@ -200,6 +200,8 @@ def test_other_ways_to_the_same_images(tmp_path, data_set, options):
         ("planet", "resnet101", {"network": {"name": "mobilenet_v2"}}, "network 'mobilenet_v2'"),
         ("planet", "resnet101", {"network": {"head": "acol"}}, "head 'acol'.*dense, kur"),
         ("planet", "resnet101", {"network": {"regularized": ["conv"]}}, "the head alone"),
+        ("planet", "resnet101", {"network": {"attention": "cbam"}}, "have no attention"),
+        ("planet", "resnet101", {"data": {"permute_labels": True}}, "on permuted labels"),
     ],
 )
 def test_runs_without_a_row_are_left_out(tmp_path, data_set, variant, changes, reason):
@@ -229,6 +231,24 @@ def test_two_runs_of_one_row(tmp_path):
     # The same folder twice is one run.
     again = tmp_path / "second" / ".." / "first"
     assert compare_with_paper([first, again]) == compare_with_paper([first])
+
+
+def test_one_variant_of_several_of_one_row(tmp_path):
+    rng = np.random.default_rng(4)
+    config = plain_config()
+    config["variants"] = {"seed0": {}, "seed1": {"seed": 1}}
+    scores = {name: make_scores(rng) for name in config["variants"]}
+    workdir = write_workdir(tmp_path / "seeds", config, scores)
+    with pytest.raises(ValueError, match=rf"{workdir}/seed0 and {workdir}/seed1: name only one"):
+        compare_with_paper([workdir])
+    again = workdir / ".." / "seeds" / "seed1"
+    table = compare_with_paper([workdir / "seed1", again])[0]
+    assert [run.folder for run in table.runs] == [str(workdir / "seed1")] and not table.left_out
+    cells = {key: cell.ours for key, cell in cells_of(table)}
+    macro = scores["seed1"][0]["methods"]["cam"]["macro"]
+    assert cells["f1_plus", "RN101", "cam"] == pytest.approx(100 * macro["f1_plus"], abs=0.00501)
+    with pytest.raises(ValueError, match=f"{workdir}/report holds no finished run"):
+        compare_with_paper([workdir / "report"])
 
 
 def test_errors_name_the_culprit(tmp_path):

@@ -36,6 +36,8 @@ def test_patterns(root):
     both = [str(root / "coco 17"), str(root / "voc07")]
     assert paper_task.find_workdirs(f"{root}/voc07, {root}/coco*,{root}/voc07") == both
     assert paper_task.find_workdirs(f"{root}/*o*7") == both
+    (root / "voc[07]").mkdir()
+    assert paper_task.find_workdirs(f"{root}/voc[07]") == [f"{root}/voc[07]"]
     with pytest.raises(ValueError, match=rf"no run matches '{root}/imagenet\*'"):
         paper_task.find_workdirs(f"{root}/voc07,{root}/imagenet*")
     with pytest.raises(ValueError, match="no runs named"):

@@ -68,7 +68,9 @@ def test_comparison_marks_the_best_method_of_each_metric_and_variant(seed):
 
 
 def test_methods_and_metrics_have_titles():
-    assert list(names.METHOD_TITLES) == list(METHODS_BY_NAME)
+    # Those of the package in their order; a method without a title goes by its name.
+    titled = [name for name in METHODS_BY_NAME if name in names.METHOD_TITLES]
+    assert list(names.METHOD_TITLES) == titled
     in_families = [name for own in names.FAMILIES.values() for name in own]
     assert sorted(in_families) == sorted(names.METHOD_TITLES)
     assert len(set(names.METHOD_TITLES.values())) == len(names.METHOD_TITLES)

@@ -35,6 +35,21 @@ BY_HAND = {  # name: (function, relevance at its result, relevance at X)
         [[12, 4, 4], [6, -3, -6]],
     ),
     "difference": (lambda x: 2 * x[0] - 3 * x[1], [3, 7, 1], [[6, 4, 0.4], [-3, 3, 0.6]]),
+    "product with a sum": (
+        lambda x: x * x.sum(axis=1, keepdims=True),
+        R,
+        [[42.125, -8.875, 77.75], [0.5, 0.75, -2.75]],
+    ),
+    "sum with a sum": (
+        lambda x: 1 * x + x.sum(axis=1, keepdims=True),
+        [[7, 3, 6], [1, 5, 5]],
+        [[12, -4, 8], [2, 0, 4]],
+    ),
+    "broadcast": (
+        lambda x: x[:, :1] * np.full((2, 3), 5.0, np.float32),
+        R,
+        [[111, 0, 0], [-1.5, 0, 0]],
+    ),
     "sum": (lambda x: x.sum(axis=1), [8, 1], [[6, -2, 4], [-2, -1, 4]]),
     "mean": (lambda x: x.mean(axis=1), [8, 1], [[6, -2, 4], [-2, -1, 4]]),
     "sum that is 0": (lambda x: x[:, 2].sum(), 5, np.zeros((2, 3))),

@@ -220,6 +220,10 @@ def test_curves_of_what_cannot_be_compared():
     nothing = Selection(labels, chosen & (labels != 2), present)
     with pytest.raises(ValueError, match="3 given, 2 of them with a label"):
         randomisation.randomisation_curves(network(), variables(), images, nothing, **options)
+    with pytest.raises(ValueError, match="the network names no layers"):
+        randomisation.randomisation_curves(
+            toys.toy_network(), toys.toy_variables(), images, explained()[1], **options
+        )
     broken = jax.tree.map(lambda x: x * np.nan, variables())
     with pytest.raises(ValueError, match="maps of cam are not finite"):
         randomisation.randomisation_curves(

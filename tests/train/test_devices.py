@@ -6,7 +6,6 @@ import csv
 import itertools
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ import pytest
 
 from minmax_jax import parallel
 from minmax_jax.train import Stage, restore_best
+from tests.ports import reserve_address
 from tests.train.training import BATCH, Batches, Repeated, make_network, train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -62,9 +62,7 @@ def test_a_run_goes_on_with_another_number_of_devices(network, alone, tmp_path):
 
 def test_two_processes_train_as_one(network, alone, tmp_path):
     """Two devices each; only the first process writes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address, held = reserve_address()
     command = [sys.executable, "-m", "tests.train.training", address, "2"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     started = [
@@ -78,7 +76,8 @@ def test_two_processes_train_as_one(network, alone, tmp_path):
         )
         for process in range(2)
     ]
-    printed = [process.communicate(timeout=240)[0] for process in started]
+    with held:
+        printed = [process.communicate(timeout=240)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], printed
     assert "epoch   5" in printed[0] and "epoch" not in printed[1]
     with open(tmp_path / "metrics.csv", newline="") as file:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import ClassVar
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from minmax_jax import parallel
-from minmax_jax.models import create_network
+from minmax_jax.models.backbone import Backbone, Style
+from minmax_jax.models.layers import Conv
+from minmax_jax.models.network import from_module
+from minmax_jax.models.preprocess import MINUS_ONE_TO_ONE
 from minmax_jax.train import Stage, fit
 
 BATCH, SIZE, LABELS, STEPS = 16, 16, 3, 10
@@ -54,8 +59,22 @@ def make_batch(number, rows=BATCH):
     }
 
 
+class Small(Backbone):
+    """A stem and a residual block, with batch normalisation; "late" is `(b 4 4 12)`."""
+
+    taps: ClassVar[tuple[str, ...]] = ("early", "late")
+
+    def features(self, x, *, tap, norm, train):
+        x = nn.relu(norm(Conv(12, 7, 4, name="stem_conv")(x), name="stem_bn"))
+        x = tap("early", x)
+        residual = nn.relu(norm(Conv(12, 3, name="block_1_conv")(x), name="block_1_bn"))
+        residual = norm(Conv(12, 3, name="block_2_conv")(residual), name="block_2_bn")
+        return tap("late", nn.relu(x + residual))
+
+
 def make_network(dropout=0.3, dtype="float32"):
-    return create_network("scenes_resnet", num_labels=LABELS, dropout=dropout, dtype=dtype)
+    module = Small(LABELS, Style(MINUS_ONE_TO_ONE), dropout=dropout, dtype=dtype)
+    return from_module(module, name="small", image_size=SIZE, preprocess=MINUS_ONE_TO_ONE)
 
 
 def train(network, directory, *, stages=STAGES, **options):
