@@ -112,16 +112,17 @@ def activation_maps(request: Request, method: Method) -> Activations:
 
 def masking_maps(request: Request, method: Method) -> Activations:
     """One forward pass for each channel of each image, for all labels together."""
-    score = method.score or request.probabilities
+    seen_as = method.seen_as or request.probabilities
+    own = method.score is None
     forwarded = request.channels or request.clusters
 
     def at_tap(activations):
         b, *_, k = activations.shape
         weights = masking.score_cam_weights(
-            lambda masked: score(request.network.apply(request.variables, masked)[0]),
+            lambda masked: seen_as(request.network.apply(request.variables, masked)[0]),
             request.images,
             activations,
-            labels=None if request.all_labels else request.selection.labels,
+            labels=request.selection.labels if own and not request.all_labels else None,
             channels=request.channels,
             clusters=request.clusters,
             skipped_weight=-jnp.inf,
@@ -129,9 +130,12 @@ def masking_maps(request: Request, method: Method) -> Activations:
         )
         # Channels that are not forwarded have no score: they become 0, whatever a map makes of it.
         scored = (weights != -jnp.inf).any(axis=-1)
-        weights = jnp.where(scored[..., None], weights, 0)
+        weights = jnp.moveaxis(jnp.where(scored[..., None], weights, 0), -1, 1)
         activations = jnp.where(scored[:, None, None], activations, 0)
-        return _of_channels(method, activations, jnp.moveaxis(weights, -1, 1))
+        if not own:
+            rows = request.rows(method)
+            weights = jnp.einsum("b...c,bck->b...k", rows, weights, precision="highest")
+        return _of_channels(method, activations, weights)
 
     return {tap: at_tap(request.activations[tap]) for tap in request.taps}
 

@@ -47,7 +47,8 @@ METHODS: dict[str, Method] = {
     "ablation_cam": Method("ablation", scores.one_label, weights.cam),
     "minmax_ablation_cam": Method("ablation", scores.minmax, weights.cam),
     "eigen_cam": Method("activation", None, activation.eigen_cam),
-    "softmax_score_cam": Method("masking", _as_they_are, masking.softmax_score_cam),
+    "minmax_score_cam": Method("masking", scores.minmax, weights.cam),
+    "softmax_score_cam": Method("masking", None, masking.softmax_score_cam, seen_as=_as_they_are),
     # Maps of the image's own pixels.
     "gradients": Method("saliency", scores.one_label, saliency.largest_gradient),
     "minmax_gradients": Method("saliency", scores.minmax, saliency.largest_gradient),

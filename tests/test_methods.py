@@ -36,6 +36,7 @@ AT_TAPS = (
     "ablation_cam",
     "minmax_ablation_cam",
     "eigen_cam",
+    "minmax_score_cam",
     "softmax_score_cam",
 )
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -153,6 +154,11 @@ def expected(method, twin, present, label, tap="late"):
         logits = [masked_logits(twin, activations[..., k]) for k in range(activations.shape[-1])]
         powers = [0 if values is None else np.exp(values[label]) for values in logits]
         channel_weights = np.array(powers) / max(np.sum(powers), 1e-300)
+    if name == "score_cam":
+        logits = [masked_logits(twin, activations[..., k]) for k in range(activations.shape[-1])]
+        channel_weights = [
+            0 if values is None else weights @ (1 / (1 + np.exp(-values))) for values in logits
+        ]
     return np.maximum(activations @ np.array(channel_weights), 0)
 
 
@@ -299,6 +305,7 @@ def test_every_method_has_a_group_and_the_papers_are_the_default():
         ({"rule": "backwards"}, "unknown rule 'backwards'; rules: gradient, guided"),
         ({"inputs": saliency.path(2)}, "inputs are for saliency, not for the family gradient"),
         ({"rule": "biases"}, "the rule biases is for saliency of the image alone"),
+        ({"seen_as": jax.nn.sigmoid}, "seen_as is for masking, not for the family gradient"),
         (
             {"family": "saliency", "rule": "biases", "inputs": saliency.path(2)},
             "the rule biases is for saliency of the image alone, without inputs",

@@ -25,6 +25,7 @@ METHOD_TITLES = {
     "ablation_cam": "Ablation-CAM",
     "minmax_ablation_cam": "MinMax-Ablation-CAM",
     "eigen_cam": "Eigen-CAM",
+    "minmax_score_cam": "MinMax-Score-CAM",
     "softmax_score_cam": "Score-CAM (softmax)",
     "gradients": "Gradients",
     "minmax_gradients": "MinMax-Gradients",
@@ -53,6 +54,7 @@ FAMILIES = {
     ),
     "Channel by channel": (
         "score_cam",
+        "minmax_score_cam",
         "softmax_score_cam",
         "ablation_cam",
         "minmax_ablation_cam",

@@ -348,7 +348,7 @@ def test_a_score_of_ones_own_is_0_where_nothing_is_looked_through():
     variables, images = toys.toy_variables(), toys.toy_images(2)
     twin = toys.Toy64(variables, images[1])
     activations = twin.taps["late"]
-    by_logits = mj.Method("masking", lambda logits: logits, weights.cam)
+    by_logits = mj.Method("masking", None, weights.cam, seen_as=lambda logits: logits)
     maps, _ = mj.explain(toys.toy_network(), variables, images, method=by_logits, channels=2)
     masks = reference.score_cam_masks(activations, toys.SIZE)
     kept = most_varied(activations, 2)
