@@ -49,7 +49,7 @@ def make_fill(
 def blur(images: jax.Array) -> jax.Array:
     """Gaussian blur of images `(b H W 3)`; the edge's weights are renormalised."""
     rows, columns = (_blur_matrix(size) for size in images.shape[1:3])
-    return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, images, columns)
+    return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, images, columns, precision="highest")
 
 
 def _blur_matrix(size: int) -> jax.Array:
